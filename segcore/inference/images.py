@@ -1,0 +1,147 @@
+"""Any image that a user may hand in, as uint8 [H, W, C] of the channels a model was trained on."""
+
+import io
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from segcore.errors import DataError, ShapeError
+
+ImageArray = NDArray[np.uint8]
+ImageLike = str | Path | bytes | Image.Image | NDArray[np.generic] | torch.Tensor
+
+PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def to_array(image: ImageLike, in_channels: int = 3) -> ImageArray:
+    """Bring an image to uint8 [H, W, in_channels].
+
+    Pixels stay where the file stores them: an EXIF orientation is not applied, so that a
+    predicted mask lies on the stored pixels as a labelled mask does. 16-bit values are divided by
+    256; alpha is dropped unless the model has four channels.
+
+    Args:
+        image: path, encoded bytes, PIL image, numpy [H, W] or [H, W, C] (uint8, uint16 or bool),
+            or tensor [C, H, W] (uint8, or float in 0..1).
+        in_channels: of the result.
+
+    Raises:
+        DataError: the image cannot be read, or has values of an unknown range.
+        ShapeError: its channels cannot be brought to `in_channels`.
+    """
+    if isinstance(image, (str, Path)):
+        return _from_file(Path(image), in_channels)
+    if isinstance(image, bytes):
+        return _from_file(io.BytesIO(image), in_channels)
+    if isinstance(image, Image.Image):
+        return _from_pil(image, in_channels)
+    if isinstance(image, torch.Tensor):
+        return _from_numpy(_tensor_pixels(image), in_channels)
+    if isinstance(image, np.ndarray):
+        return _from_numpy(image, in_channels)
+    raise DataError(
+        f"an image cannot be a {type(image).__name__}: give a path, encoded bytes, a PIL image, "
+        "a numpy array [H, W, C] or a tensor [C, H, W]"
+    )
+
+
+def resize(image: ImageArray, size: tuple[int, int]) -> ImageArray:
+    """Resize uint8 [H, W, C] to (height, width), bilinear with antialiasing, by channel."""
+    if image.shape[:2] == size:
+        return image
+    height, width = size
+    channels = [
+        np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR))
+        for plane in np.moveaxis(image, 2, 0)
+    ]
+    return np.stack(channels, axis=2)
+
+
+def _from_file(source: Path | io.BytesIO, in_channels: int) -> ImageArray:
+    name = "image bytes" if isinstance(source, io.BytesIO) else str(source)
+    try:
+        with Image.open(source) as opened:
+            opened.load()
+            return _from_pil(opened, in_channels)
+    except FileNotFoundError:
+        raise DataError(f"{name} does not exist: check the path") from None
+    except IsADirectoryError:
+        raise DataError(f"{name} is a folder: give an image file") from None
+    except (ShapeError, DataError) as error:
+        raise type(error)(f"{name}: {error}") from error
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
+        reason = str(error) or type(error).__name__
+        raise DataError(
+            f"{name} cannot be read as an image ({reason}): replace or remove it"
+        ) from error
+
+
+def _from_pil(image: Image.Image, in_channels: int) -> ImageArray:
+    if image.mode.startswith("I"):
+        return _from_numpy(np.asarray(image).astype(np.uint16), in_channels)
+    if image.mode == "F":
+        raise DataError("its pixels are floats of an unknown range: save it as 8 or 16 bit")
+    mode = PIL_MODES.get(in_channels)
+    if mode is None:
+        return _from_numpy(np.asarray(image), in_channels)
+    return np.array(image if image.mode == mode else image.convert(mode)).reshape(
+        image.height, image.width, in_channels
+    )
+
+
+def _tensor_pixels(image: torch.Tensor) -> NDArray[np.generic]:
+    if image.ndim == 2:
+        image = image[None]
+    if image.ndim != 3:
+        raise ShapeError(f"a tensor image is [C, H, W], got {tuple(image.shape)}")
+    image = image.detach().cpu()
+    if image.is_floating_point():
+        low, high = image.amin().item(), image.amax().item()
+        if not (low >= 0.0 and high <= 1.0):
+            raise DataError(
+                f"a float image has values in 0..1, got {low:.3g}..{high:.3g}: scale it"
+            )
+        image = (image * 255).round().to(torch.uint8)
+    return cast(NDArray[np.generic], image.permute(1, 2, 0).numpy())
+
+
+def _from_numpy(pixels: NDArray[np.generic], in_channels: int) -> ImageArray:
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.ndim != 3 or 0 in pixels.shape:
+        raise ShapeError(f"an image array is [H, W] or [H, W, C], got {pixels.shape}")
+    values = _eight_bit(pixels)
+    channels = values.shape[2]
+    if channels == in_channels:
+        return np.ascontiguousarray(values)
+    if channels not in (1, 2, 3, 4) or in_channels not in PIL_MODES:
+        raise ShapeError(
+            f"it has {channels} channels, the model takes {in_channels}: "
+            "convert the image, or use a model trained on such images"
+        )
+    if channels == 2:
+        values = values[:, :, :1]
+    picture = Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values)
+    return _from_pil(picture, in_channels)
+
+
+def _eight_bit(pixels: NDArray[np.generic]) -> ImageArray:
+    if pixels.dtype == np.uint8:
+        return cast(ImageArray, pixels)
+    if pixels.dtype == np.bool_:
+        return pixels.astype(np.uint8) * np.uint8(255)
+    if pixels.dtype == np.uint16:
+        return (cast(NDArray[np.uint16], pixels) >> 8).astype(np.uint8)
+    if np.issubdtype(pixels.dtype, np.integer):
+        numbers = pixels.astype(np.int64)
+        low, high = int(numbers.min()), int(numbers.max())
+        if low >= 0 and high <= 255:
+            return numbers.astype(np.uint8)
+        raise DataError(
+            f"integer pixels lie in {low}..{high}, expected 0..255: use uint8 or uint16"
+        )
+    raise DataError(f"image arrays are uint8 or uint16, got {pixels.dtype}: scale and convert them")

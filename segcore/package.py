@@ -1,0 +1,265 @@
+"""The model package on disk: `model.safetensors`, `model.json`, `README.md`; never a pickle."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from segcore.errors import OptionError, PackageError, UnknownNameError
+from segcore.inference.predictor import Predictor
+from segcore.inference.spec import PackageSpec
+
+__all__ = ["PackageSpec", "load_package", "package_digest", "read_spec", "save_package"]
+
+WEIGHTS = "model.safetensors"
+DESCRIPTION = "model.json"
+CARD = "README.md"
+OVERLAY = "overlay.png"
+FORMAT = 1
+
+
+def save_package(
+    path: str | Path,
+    model: nn.Module | Mapping[str, Tensor],
+    spec: PackageSpec,
+    *,
+    overlay: Image.Image | None = None,
+) -> Path:
+    """Write a model package by rename, so that a folder of this name is always complete.
+
+    The same weights and spec give the same bytes: no time of day is stored.
+
+    Args:
+        path: folder of the package; an older package there is replaced.
+        model: the trained model (also compiled or wrapped for data-parallel training), or its
+            state dict.
+        spec: what inference needs to know.
+        overlay: a picture of predictions for the model card.
+
+    Returns:
+        The folder.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.parent / f".{path.name}.{os.getpid()}.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    try:
+        save_file(_tensors(model), fresh / WEIGHTS, metadata={"format": "pt"})
+        document = {
+            "format": FORMAT,
+            **_plain(dataclasses.asdict(spec)),
+            "versions": dict(spec.versions) or _versions(),
+            "weights_sha256": _sha256(fresh / WEIGHTS),
+        }
+        text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+        (fresh / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        if overlay is not None:
+            overlay.convert("RGB").save(fresh / OVERLAY)
+        card = _card(spec, path.name, with_overlay=overlay is not None)
+        (fresh / CARD).write_text(card, encoding="utf-8")
+        _replace(fresh, path)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return path
+
+
+def load_package(path: str | Path, *, device: str | torch.device = "cpu") -> Predictor:
+    """Rebuild the model of a package and return it ready for images.
+
+    Raises:
+        PackageError: a file is missing, truncated, or does not fit the others; names the file.
+    """
+    from segcore.models import create_model
+
+    path = Path(path)
+    document = _description(path)
+    spec = _spec(document, path / DESCRIPTION)
+    weights = path / WEIGHTS
+    digest = _sha256(weights)
+    if digest != document.get("weights_sha256"):
+        raise PackageError(
+            f"{weights} has sha256 {digest[:12]}.., {DESCRIPTION} names "
+            f"{str(document.get('weights_sha256'))[:12]}..: it is truncated or of another package; "
+            "copy the package again or download it from the registry"
+        )
+    try:
+        model = create_model(
+            spec.architecture,
+            num_classes=spec.num_classes,
+            in_channels=spec.in_channels,
+            **spec.options,
+        )
+    except (UnknownNameError, OptionError) as error:
+        raise PackageError(
+            f"{path / DESCRIPTION}: {error}; it was saved by segcore "
+            f"{spec.versions.get('segcore', 'of an unknown version')}: install that version"
+        ) from error
+    _load_weights(model, weights, spec)
+    return Predictor(model, spec, device=device, digest=package_digest(path))
+
+
+def read_spec(path: str | Path) -> PackageSpec:
+    """The spec of a package, without loading its weights.
+
+    Raises:
+        PackageError: `model.json` is missing or not a package description.
+    """
+    path = Path(path)
+    return _spec(_description(path), path / DESCRIPTION)
+
+
+def package_digest(path: str | Path) -> str:
+    """SHA-256 over the names and contents of `model.json` and `model.safetensors`.
+
+    Raises:
+        PackageError: one of them is missing.
+    """
+    digest = hashlib.sha256()
+    for name in (DESCRIPTION, WEIGHTS):
+        digest.update(f"{name}\0{_sha256(Path(path) / name)}\n".encode())
+    return digest.hexdigest()
+
+
+def _tensors(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if isinstance(model, nn.Module):
+        model = getattr(model, "_orig_mod", model)
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        model = getattr(model, "_orig_mod", model).state_dict()
+    # A clone each: safetensors refuses tensors that share memory.
+    return {
+        name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(model.items())
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _versions() -> dict[str, str]:
+    try:
+        own = metadata.version("segcore")
+    except metadata.PackageNotFoundError:
+        own = "unknown"
+    return {"segcore": own, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise PackageError(
+            f"{path} cannot be read ({error.strerror}): a model package is a folder with {WEIGHTS} "
+            f"and {DESCRIPTION}; check the path, or run the train stage to make one"
+        ) from error
+
+
+def _replace(fresh: Path, path: Path) -> None:
+    for file in fresh.iterdir():
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    old = path.parent / f".{path.name}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    fresh.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _description(path: Path) -> dict[str, Any]:
+    file = path / DESCRIPTION
+    _sha256(file)
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PackageError(
+            f"{file} is not JSON ({error}): it is truncated or was edited; copy the package again"
+        ) from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        found = document.get("format") if isinstance(document, dict) else type(document).__name__
+        raise PackageError(
+            f"{file} has format {found!r}, this segcore reads {FORMAT}: "
+            "it is no model package, or was written by a newer segcore"
+        )
+    return document
+
+
+def _spec(document: Mapping[str, Any], file: Path) -> PackageSpec:
+    values = {k: v for k, v in document.items() if k not in ("format", "weights_sha256")}
+    try:
+        for key in ("classes", "mean", "std", "things"):
+            values[key] = tuple(values[key])
+        values["palette"] = tuple((r, g, b) for r, g, b in values["palette"])
+        if values["input_size"] is not None:
+            height, width = values["input_size"]
+            values["input_size"] = (int(height), int(width))
+        return PackageSpec(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise PackageError(
+            f"{file} is not a package description ({error}): copy the package again"
+        ) from error
+
+
+def _load_weights(model: nn.Module, weights: Path, spec: PackageSpec) -> None:
+    try:
+        model.load_state_dict(load_file(weights), strict=True)
+    except SafetensorError as error:
+        raise PackageError(
+            f"{weights} is not a safetensors file ({error}): copy the package again"
+        ) from error
+    except RuntimeError as error:
+        raise PackageError(
+            f"{weights} does not fit {spec.architecture} with options {dict(spec.options)}: "
+            f"{str(error).splitlines()[-1].strip()}; the package was edited, or this segcore "
+            f"builds the model differently from {spec.versions.get('segcore', 'its own')}"
+        ) from error
+
+
+def _card(spec: PackageSpec, name: str, *, with_overlay: bool) -> str:
+    size = "x".join(map(str, spec.input_size)) if spec.input_size else "native"
+    picture = f"![predictions]({OVERLAY})\n\n" if with_overlay else ""
+    metrics = "".join(
+        f"| {key} | {value:.4f} |\n"
+        for key, value in sorted(spec.metrics.items())
+        if value is not None and math.isfinite(value)
+    )
+    rows = "".join(
+        f"| {index} | {label} | {', '.join(map(str, color))} |\n"
+        for index, (label, color) in enumerate(zip(spec.classes, spec.palette, strict=True))
+    )
+    return (
+        f"# {spec.architecture} on {spec.dataset_name or 'unnamed data'}\n\n{picture}"
+        f"Semantic segmentation into {spec.num_classes} classes. Architecture "
+        f"`{spec.architecture}`, options `{dict(spec.options)}`, {spec.in_channels} input channels,"
+        f" input size {size}. Trained on `{spec.dataset_name}`, shards digest "
+        f"`{spec.dataset_digest}`.\n\n"
+        "## Use\n\n```python\nimport segcore\n\n"
+        f'predictor = segcore.load_package("{name}")\n'
+        'for prediction in predictor(["street.png", "square.jpg"]):\n'
+        "    print(prediction.mask.shape, prediction.mask.dtype)  # class indices\n```\n\n"
+        f"## Validation figures\n\n| figure | value |\n|---|---|\n{metrics}\n"
+        f"## Classes\n\n| index | class | colour |\n|---|---|---|\n{rows}\n"
+        "## Made with\n\n"
+        + "".join(f"- {key} {value}\n" for key, value in (spec.versions or _versions()).items())
+    )
