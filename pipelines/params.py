@@ -1,0 +1,259 @@
+"""params.yaml as typed, frozen models: the only reader of that file.
+
+Values live in params.yaml alone; types, ranges and help live here alone, so no field has a default.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from functools import reduce
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from pipelines.params_file import explain, read_yaml, unknown_key
+from segcore.errors import OptionError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Size = Annotated[
+    tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]],
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+]
+Range = Annotated[
+    tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]],
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+]
+
+
+class Section(BaseModel):
+    """A mapping in params.yaml: every key known, every value of its own type."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class DataParams(Section):
+    name: str = Field(description="a name of segcore.list_datasets()")
+    path: str = Field(description="folder: the folder that holds images/ and masks/")
+    options: dict[str, Any] = Field(description="options of the dataset itself")
+    classes: Annotated[
+        tuple[str, ...] | None,
+        BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+    ] = Field(description="folder: class names in index order")
+    ignore_index: int = Field(ge=0, le=65535, description="folder: mask value that counts nowhere")
+    val_fraction: Fraction = Field(description="share of validation images where no split is given")
+    test_fraction: Fraction = Field(description="share of test images where no split is given")
+    seed: int = Field(ge=0, description="of rendering and of splits")
+    size: Size | None = Field(description="(height, width) of the stored images; null: the source's")
+    image_encoding: Literal["keep", "png", "jpeg", "raw"] = Field(description="of stored images")
+    rows_per_shard: int = Field(ge=1)
+    max_rejected: int = Field(ge=0, description="bad inputs tolerated before prepare fails")
+    cache: Literal["none", "ram", "disk"] = Field(description="where decoded images are kept")
+
+
+class ModelParams(Section):
+    name: str = Field(description="a name of segcore.list_models(), or torchvision:<builder>")
+    pretrained: bool | str = Field(description="true: backbone weights; a path: own checkpoint")
+    options: dict[str, Any] = Field(description="keyword options of the architecture")
+
+
+class LossParams(Section):
+    name: str = Field(description="a name of segcore.list_losses()")
+    class_weights: Literal["none", "median_frequency", "inverse_log"]
+    options: dict[str, Any] = Field(description="keyword options of the loss")
+    terms: list[dict[str, Any]] = Field(
+        description="weighted sum instead of name: [{name: dice, weight: 1}, ...]"
+    )
+
+    def task_options(self) -> dict[str, Any]:
+        """Keyword arguments of `segcore.create_task` that say which loss."""
+        name, options = self.name, self.options
+        if self.terms:
+            name, options = "sum", {"terms": self.terms}
+        return {"loss": name, "class_weights": self.class_weights, "options": options}
+
+
+class AugmentParams(Section):
+    crop: Size | None = Field(description="(height, width) of training crops; null: whole images")
+    hflip: Fraction = Field(description="probability of mirroring left to right")
+    scale: Range = Field(description="random resize factor, min and max")
+    translate_px: int = Field(ge=0, description="largest random shift")
+    rotate_deg: float = Field(ge=0, le=180)
+    color: float = Field(ge=0, le=1, description="strength of brightness, contrast, saturation")
+    elastic_alpha: float = Field(ge=0, description="displacement in pixels; 0: off")
+    elastic_sigma: float = Field(gt=0, description="smoothness of the displacement in pixels")
+
+
+class TrainParams(Section):
+    epochs: int = Field(ge=1)
+    max_minutes: float | None = Field(gt=0, description="ends by the clock, schedule included")
+    batch_size: int = Field(ge=1, description="over all workers together")
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"]
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    momentum: float = Field(ge=0, lt=1)
+    schedule: Literal["constant", "poly", "cosine", "step"]
+    warmup_fraction: Fraction
+    precision: Literal["fp32", "bf16", "fp16"]
+    channels_last: bool
+    compile: bool
+    accumulate: int = Field(ge=1, description="batches per optimiser step")
+    clip_norm: float | None = Field(gt=0)
+    ema_decay: float | None = Field(gt=0, lt=1)
+    loader_workers: int = Field(ge=0)
+    checkpoint_steps: int | None = Field(ge=1, description="a checkpoint every N steps as well")
+    overlay_epochs: int = Field(ge=1, description="validation overlays to MLflow every N epochs")
+    seed: int = Field(ge=0)
+    augment: AugmentParams
+
+    def fit_options(self) -> dict[str, Any]:
+        """Keyword arguments of `segcore.fit`."""
+        skip = {"batch_size", "loader_workers", "checkpoint_steps", "overlay_epochs", "augment"}
+        return {**self.model_dump(exclude=skip), "report_steps": self.checkpoint_steps}
+
+
+class Choice(Section):
+    kind: Literal["choice"]
+    values: Annotated[list[Any], Field(min_length=1)]
+
+    def ends(self) -> list[Any]:
+        return list(self.values)
+
+
+class Uniform(Section):
+    kind: Literal["uniform", "loguniform"]
+    low: float
+    high: float
+
+    def ends(self) -> list[Any]:
+        return [self.low, self.high]
+
+
+class RandInt(Section):
+    kind: Literal["randint"]
+    low: int
+    high: int = Field(description="exclusive")
+
+    def ends(self) -> list[Any]:
+        return [self.low, self.high - 1]
+
+
+Distribution = Annotated[Choice | Uniform | RandInt, Field(discriminator="kind")]
+
+
+class TuneParams(Section):
+    trials: int = Field(ge=0, description="0: no search")
+    epochs: int = Field(ge=1, description="of the longest trial")
+    grace_epochs: int = Field(ge=1, description="no trial is stopped before")
+    concurrent: int = Field(ge=1)
+    metric: str = Field(description="a validation metric, e.g. miou")
+    mode: Literal["max", "min"]
+    seed: int = Field(ge=0)
+    space: dict[str, Distribution] = Field(description="dotted params key -> distribution")
+
+
+class PromoteParams(Section):
+    metric: Literal["miou", "pixel_accuracy", "mean_accuracy", "fw_iou"]
+    margin: float = Field(ge=0, description="candidate must beat champion by more than this")
+    confidence: float = Field(gt=0.5, lt=1)
+    resamples: int = Field(ge=100)
+    seed: int = Field(ge=0)
+
+
+class EvaluateParams(Section):
+    batch_size: int = Field(ge=1)
+    promote: PromoteParams
+
+
+class PredictParams(Section):
+    images: str | None = Field(description="folder, glob, list file; null: the test split")
+    model: str | None = Field(description="model URI or package; null: the dataset's champion")
+    overlays: bool
+    batch_size: int = Field(ge=1)
+    ray_min_images: int = Field(ge=1, description="from this many images on, Ray Data")
+
+
+class ClusterParams(Section):
+    num_workers: Annotated[int, Field(ge=1)] | Literal["auto"]
+    cpus_per_worker: int = Field(ge=1)
+    address: str = Field(description="local, auto, or the address of a head node")
+    max_failures: int = Field(ge=0)
+    storage: str = Field(description="folder of checkpoints; shared by the nodes")
+
+
+class TrackingParams(Section):
+    uri: str = Field(description="sqlite:///file.db or the address of an MLflow server")
+    experiment: str
+    system_metrics: bool
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    data: DataParams
+    model: ModelParams
+    loss: LossParams
+    train: TrainParams
+    tune: TuneParams
+    evaluate: EvaluateParams
+    predict: PredictParams
+    cluster: ClusterParams
+    tracking: TrackingParams
+
+    @classmethod
+    def load(cls, path: Path | str = "params.yaml") -> "Params":
+        """Read and validate a params file.
+
+        Raises:
+            OptionError: the file is missing, is not YAML, or has an unknown key or a wrong value;
+                every fault is named with what would be right.
+        """
+        return cls.parse(read_yaml(Path(path)), source=str(path))
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], *, source: str) -> "Params":
+        """Validate nested values; `source` names them in errors."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            faults = "\n".join(f"  {explain(fault, cls)}" for fault in error.errors())
+            raise OptionError(f"{source} is not valid:\n{faults}") from error
+
+    def override(self, values: Mapping[str, Any]) -> "Params":
+        """A validated copy with dotted keys replaced, e.g. {"train.lr": 0.01}."""
+        nested = self.model_dump(mode="json")
+        for key, value in values.items():
+            *parents, leaf = key.split(".")
+            node = nested
+            for depth, parent in enumerate(parents):
+                if not isinstance(node.get(parent), dict):
+                    raise unknown_key(".".join(parents[: depth + 1]), node)
+                node = node[parent]
+            if leaf not in node and parents[-1:] != ["options"]:
+                raise unknown_key(key, node)
+            node[leaf] = value
+        return type(self).parse(nested, source="override")
+
+    def flat(self) -> dict[str, Any]:
+        """Every value by its dotted key; lists and free mappings stay whole."""
+        return _flatten(self.model_dump(mode="json"))
+
+    def pick(self, keys: Iterable[str]) -> dict[str, Any]:
+        """The values under some dotted keys, sections included."""
+        nested = self.model_dump(mode="json")
+        return {key: reduce(lambda node, part: node[part], key.split("."), nested) for key in keys}
+
+    def digest(self, keys: Iterable[str]) -> str:
+        """Hex digest of the values under some dotted keys."""
+        text = json.dumps(self.pick(keys), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value and key not in {"options", "space"}:
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
