@@ -1,0 +1,156 @@
+"""Write shards: in parallel, all or nothing, the same bytes for the same rows."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from segcore.data.atomic import disk_errors, new_folder
+from segcore.data.sample import SPLITS
+from segcore.data.shard_format import FORMAT, MANIFEST, ROW_GROUP, Row, ShardMeta, split_schema
+from segcore.errors import OptionError
+
+Item = TypeVar("Item")
+Done = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class _Part(Generic[Item]):
+    """One file to write; it can be sent to another process."""
+
+    path: Path
+    schema: bytes
+    items: Sequence[Item]
+    encode: Callable[[Item], Row]
+
+
+def write_shards(
+    path: Path,
+    meta: ShardMeta,
+    *,
+    splits: Mapping[str, Sequence[Item]],
+    encode: Callable[[Item], Row],
+    rows_per_shard: int = 256,
+    executor: Executor | None = None,
+    done: Done = lambda rows: None,
+    extra: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write a dataset's shards and their manifest in place of whatever is at `path`.
+
+    The folder appears whole or not at all: it is built under a temporary name and renamed.
+
+    Args:
+        path: folder of the dataset.
+        meta: what holds for all its shards.
+        splits: split name -> what `encode` makes rows of, in order. Empty splits are left out.
+        encode: makes one row; a picklable function if there is an executor.
+        rows_per_shard: rows of one file.
+        executor: processes that write files; None: this one.
+        done: told after each file how many rows it has.
+        extra: further files of the folder, by name; not in the manifest.
+
+    Raises:
+        OptionError: rows_per_shard is not positive, or a split has an unknown name.
+        DataError: the disk is full or the place not writable; nothing is left behind.
+    """
+    if rows_per_shard < 1:
+        raise OptionError(f"rows_per_shard is {rows_per_shard}: it must be at least 1")
+    unknown = sorted(set(splits) - set(SPLITS))
+    if unknown:
+        raise OptionError(f"unknown split {unknown[0]!r}. Known: {', '.join(SPLITS)}")
+    with new_folder(Path(path)) as folder:
+        parts: list[_Part[Item]] = []
+        for split in SPLITS:
+            items = splits.get(split, ())
+            schema = split_schema(meta, split, len(items)).serialize().to_pybytes()
+            for number, start in enumerate(range(0, len(items), rows_per_shard)):
+                (folder / split).mkdir(exist_ok=True)
+                file = folder / split / f"part-{number:05d}.parquet"
+                parts.append(_Part(file, schema, items[start : start + rows_per_shard], encode))
+        entries = _write_parts(parts, executor, done)
+        for name, data in (extra or {}).items():
+            (folder / name).write_bytes(data)
+        _write_manifest(folder, meta, {s: len(splits.get(s, ())) for s in SPLITS}, entries)
+
+
+def _write_parts(
+    parts: Sequence[_Part[Item]], executor: Executor | None, done: Done
+) -> list[dict[str, Any]]:
+    entries = []
+    if executor is None:
+        for part in parts:
+            entries.append(_write_part(part))
+            done(len(part.items))
+    else:
+        futures = {executor.submit(_write_part, part): part for part in parts}
+        try:
+            for future in as_completed(futures):
+                entries.append(future.result())
+                done(len(futures[future].items))
+        finally:
+            for future in futures:
+                future.cancel()
+            _settle(futures)
+    return sorted(entries, key=lambda entry: str(entry["path"]))
+
+
+def _settle(futures: Mapping[Any, Any]) -> None:
+    """Wait until no process writes any more, so that the folder can be removed."""
+    for future in futures:
+        if not future.cancelled():
+            future.exception()
+
+
+def _write_part(part: _Part[Any]) -> dict[str, Any]:
+    schema = pa.ipc.read_schema(pa.py_buffer(part.schema))
+    with (
+        disk_errors(part.path.parent.parent),
+        part.path.open("wb") as file,
+        pq.ParquetWriter(
+            file,
+            schema,
+            compression="NONE",
+            use_dictionary=False,
+            write_statistics=False,
+            write_page_checksum=True,
+        ) as writer,
+    ):
+        for start in range(0, len(part.items), ROW_GROUP):
+            records = [part.encode(i).record() for i in part.items[start : start + ROW_GROUP]]
+            writer.write_table(pa.Table.from_pylist(records, schema), row_group_size=ROW_GROUP)
+    return _entry(part.path, len(part.items))
+
+
+def _entry(file: Path, rows: int) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        os.fsync(stream.fileno())
+    return {
+        "path": f"{file.parent.name}/{file.name}",
+        "rows": rows,
+        "bytes": file.stat().st_size,
+        "sha256": digest,
+    }
+
+
+def _write_manifest(
+    folder: Path, meta: ShardMeta, splits: Mapping[str, int], files: Sequence[Mapping[str, Any]]
+) -> None:
+    manifest = {
+        "format": FORMAT,
+        "dataset": meta.to_json(),
+        "splits": {split: rows for split, rows in splits.items() if rows},
+        "files": list(files),
+    }
+    text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
+    with (folder / MANIFEST).open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
