@@ -32,7 +32,11 @@ $(READY): requirements.lock pyproject.toml
 
 repro: $(READY)
 	@dvc repro
-	@python -m pipelines.cli next
+	@printf '\n%s\n' "Where to look next:" \
+		"  report       outputs/report/index.html" \
+		"  predictions  outputs/predictions/overlays" \
+		"  every run    make ui" \
+		"  your images  $(BIN)/segcore predict IMAGES --model outputs/candidate --out masks/"
 
 test: $(READY)
 	OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadfile -m "not slow and not ray and not gpu"
@@ -60,7 +64,7 @@ ui: $(READY)
 lock: $(READY)
 	printf 'torch==2.14.1\ntorchvision==0.29.1\n' > $(VENV)/pins.txt
 	$(UV) compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --no-header \
-		--python-version 3.11 --constraint $(VENV)/pins.txt --no-annotate -o requirements.lock
+		--python-version 3.11 --universal --constraint $(VENV)/pins.txt --no-annotate -o requirements.lock
 
 clean:
 	rm -rf $(VENV) data outputs mlflow.db mlruns
