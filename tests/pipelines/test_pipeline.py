@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from pipelines.params import Params
 
 ROOT = Path(__file__).parents[2]
