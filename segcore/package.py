@@ -8,7 +8,6 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import segcore
 from segcore.errors import OptionError, PackageError, UnknownNameError
 from segcore.inference.predictor import Predictor
 from segcore.inference.spec import PackageSpec
@@ -135,15 +135,19 @@ def package_digest(path: str | Path) -> str:
 
 
 def _tensors(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    if isinstance(model, nn.Module):
-        model = getattr(model, "_orig_mod", model)
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            model = model.module
-        model = getattr(model, "_orig_mod", model).state_dict()
+    state = _unwrap(model).state_dict() if isinstance(model, nn.Module) else model
     # A clone each: safetensors refuses tensors that share memory.
     return {
-        name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(model.items())
+        name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(state.items())
     }
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    """The model itself, out of torch.compile's and data-parallel wrappers in any order."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        return _unwrap(model.module)
+    compiled = getattr(model, "_orig_mod", None)
+    return _unwrap(compiled) if isinstance(compiled, nn.Module) else model
 
 
 def _plain(value: Any) -> Any:
@@ -157,11 +161,11 @@ def _plain(value: Any) -> Any:
 
 
 def _versions() -> dict[str, str]:
-    try:
-        own = metadata.version("segcore")
-    except metadata.PackageNotFoundError:
-        own = "unknown"
-    return {"segcore": own, "torch": torch.__version__, "python": platform.python_version()}
+    return {
+        "segcore": segcore.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def _sha256(path: Path) -> str:
@@ -244,6 +248,9 @@ def _card(spec: PackageSpec, name: str, *, with_overlay: bool) -> str:
         for key, value in sorted(spec.metrics.items())
         if value is not None and math.isfinite(value)
     )
+    figures = (
+        f"## Validation figures\n\n| figure | value |\n|---|---|\n{metrics}\n" if metrics else ""
+    )
     rows = "".join(
         f"| {index} | {label} | {', '.join(map(str, color))} |\n"
         for index, (label, color) in enumerate(zip(spec.classes, spec.palette, strict=True))
@@ -258,7 +265,7 @@ def _card(spec: PackageSpec, name: str, *, with_overlay: bool) -> str:
         f'predictor = segcore.load_package("{name}")\n'
         'for prediction in predictor(["street.png", "square.jpg"]):\n'
         "    print(prediction.mask.shape, prediction.mask.dtype)  # class indices\n```\n\n"
-        f"## Validation figures\n\n| figure | value |\n|---|---|\n{metrics}\n"
+        f"{figures}"
         f"## Classes\n\n| index | class | colour |\n|---|---|---|\n{rows}\n"
         "## Made with\n\n"
         + "".join(f"- {key} {value}\n" for key, value in (spec.versions or _versions()).items())
