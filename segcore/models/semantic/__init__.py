@@ -1,0 +1,1 @@
+"""Semantic architectures: one published system per file; none imports another."""

@@ -1,0 +1,67 @@
+"""A backbone as a feature pyramid."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+PROBE_SIZE = 256
+
+
+class Encoder(nn.Module):
+    """Runs the layers of a trunk in order and keeps the last feature map of each stride.
+
+    Args:
+        trunk: layers that each take the previous one's output.
+        in_channels: channels of the images.
+        taps: index of the layer after which each feature map is kept.
+        out_channels: channels of each feature map.
+        strides: input size over feature size of each feature map.
+
+    Shape:
+        x: [N, in_channels, H, W]
+        returns: list of [N, out_channels[i], H / strides[i], W / strides[i]]
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Sequential,
+        *,
+        in_channels: int,
+        taps: Sequence[int],
+        out_channels: Sequence[int],
+        strides: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.in_channels = in_channels
+        self.taps = tuple(taps)
+        self.out_channels = list(out_channels)
+        self.strides = list(strides)
+        self.output_stride = self.strides[-1]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = []
+        for index, layer in enumerate(self.trunk):
+            x = layer(x)
+            if index in self.taps:
+                features.append(x)
+        return features
+
+
+def probe(twin: nn.Sequential) -> list[tuple[int, int]]:
+    """(channels, stride) after each layer of a 3-channel trunk that lies on the meta device."""
+    x = torch.empty(1, 3, PROBE_SIZE, PROBE_SIZE, device="meta")
+    reached = []
+    with torch.no_grad():
+        for layer in twin.eval():
+            x = layer(x)
+            reached.append((x.shape[1], 2 ** round(math.log2(PROBE_SIZE / x.shape[3]))))
+    return reached
+
+
+def pyramid(reached: Sequence[tuple[int, int]]) -> list[int]:
+    """Index of the last layer of each stride."""
+    following = [stride for _, stride in reached[1:]] + [0]
+    return [i for i, (_, stride) in enumerate(reached) if stride != following[i]]
