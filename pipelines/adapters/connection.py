@@ -1,0 +1,120 @@
+"""Reaching the MLflow store: one address for every process, refused or checked before any work."""
+
+import logging
+import os
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.adapters.errors import TrackingError
+from pipelines.adapters.storage import absolute
+from pipelines.params import TrackingParams
+
+ANSWER_S = 8.0
+SQLITE = "sqlite:///"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """An MLflow store that answered.
+
+    Args:
+        client: an `mlflow.MlflowClient` with bounded retries.
+        uri: the store's address, absolute.
+        experiment_id: of `tracking.experiment`.
+    """
+
+    client: Any
+    uri: str
+    experiment_id: str
+
+
+def store_uri(uri: str) -> str:
+    """The address as every process can use it: a relative sqlite path becomes absolute.
+
+    Raises:
+        TrackingError: the address is that of a file store.
+    """
+    scheme = uri.split(":", 1)[0].lower() if ":" in uri else "file"
+    if scheme == "file" or len(scheme) == 1:
+        raise TrackingError(
+            f"tracking.uri {uri!r} is a file store, which MLflow no longer keeps registered models "
+            "in: write sqlite:///mlflow.db, or the http address of a server"
+        )
+    if uri.startswith(SQLITE):
+        return SQLITE + str(absolute(uri.removeprefix(SQLITE)))
+    return uri
+
+
+def connect(tracking: TrackingParams) -> Connection:
+    """Open the store and the experiment, both created if need be.
+
+    Raises:
+        TrackingError: the store does not answer within about ten seconds, or refuses.
+    """
+    uri = store_uri(tracking.uri)
+    _check(uri)
+    _bound_retries()
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        client = mlflow.MlflowClient(uri)
+        return Connection(client, uri, _experiment(client, uri, tracking.experiment))
+    except MlflowException as error:
+        raise TrackingError(f"MLflow at {uri} refuses: {error}") from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in {"sqlalchemy", "sqlite3"}:
+            raise
+        raise TrackingError(
+            f"{uri} cannot be opened as an MLflow database ({error}): move the file away, and a "
+            "new one is made; the model is registered again from outputs/candidate"
+        ) from error
+
+
+def _experiment(client: Any, uri: str, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        place = None
+        if uri.startswith(SQLITE):
+            place = (Path(uri.removeprefix(SQLITE)).parent / "mlruns").as_uri()
+        return str(client.create_experiment(name, artifact_location=place))
+    if found.lifecycle_stage != "active":
+        raise TrackingError(
+            f"experiment {name!r} was deleted in MLflow: `mlflow experiments restore -x "
+            f"{found.experiment_id}`, or set tracking.experiment to another name"
+        )
+    return str(found.experiment_id)
+
+
+def _check(uri: str) -> None:
+    """Find out cheaply, before the slow import, whether the store can be there at all."""
+    if uri.startswith(SQLITE):
+        folder = Path(uri.removeprefix(SQLITE)).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise TrackingError(f"{folder} of tracking.uri is not writable: choose another place")
+    elif uri.startswith(("http://", "https://")):
+        try:
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_S).close()
+        except urllib.error.HTTPError:
+            return  # something answers; its API is asked next
+        except OSError as error:
+            reason = getattr(error, "reason", error)
+            raise TrackingError(
+                f"no MLflow server answers at {uri} ({reason}): start it, or run without one by "
+                "setting tracking.uri to sqlite:///mlflow.db"
+            ) from error
+
+
+def _bound_retries() -> None:
+    """MLflow's defaults block one call for minutes when its server is away."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
