@@ -6,7 +6,6 @@ import json
 import math
 import os
 import platform
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import segcore
+from segcore.data.atomic import new_folder
 from segcore.errors import OptionError, PackageError, UnknownNameError
 from segcore.inference.predictor import Predictor
 from segcore.inference.spec import PackageSpec
@@ -51,13 +51,12 @@ def save_package(
 
     Returns:
         The folder.
+
+    Raises:
+        DataError: the disk is full or the place not writable; nothing is left behind.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.parent / f".{path.name}.{os.getpid()}.new"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    try:
+    with new_folder(path) as fresh:
         save_file(_tensors(model), fresh / WEIGHTS, metadata={"format": "pt"})
         document = {
             "format": FORMAT,
@@ -71,9 +70,9 @@ def save_package(
             overlay.convert("RGB").save(fresh / OVERLAY)
         card = _card(spec, path.name, with_overlay=overlay is not None)
         (fresh / CARD).write_text(card, encoding="utf-8")
-        _replace(fresh, path)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        for file in fresh.iterdir():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
     return path
 
 
@@ -177,18 +176,6 @@ def _sha256(path: Path) -> str:
             f"{path} cannot be read ({error.strerror}): a model package is a folder with {WEIGHTS} "
             f"and {DESCRIPTION}; check the path, or run the train stage to make one"
         ) from error
-
-
-def _replace(fresh: Path, path: Path) -> None:
-    for file in fresh.iterdir():
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
-    old = path.parent / f".{path.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        path.rename(old)
-    fresh.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _description(path: Path) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
+from segcore.data.codec import NPY_MAGIC, decode_image
 from segcore.errors import DataError, ShapeError
 
 ImageArray = NDArray[np.uint8]
@@ -20,12 +21,12 @@ PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 def to_array(image: ImageLike, in_channels: int = 3) -> ImageArray:
     """Bring an image to uint8 [H, W, in_channels].
 
-    Pixels stay where the file stores them: an EXIF orientation is not applied, so that a
-    predicted mask lies on the stored pixels as a labelled mask does. 16-bit values are divided by
-    256; alpha is dropped unless the model has four channels.
+    An image file is turned upright as its EXIF orientation says, as it is when shards are made
+    and as every viewer shows it. 16-bit values are divided by 256; alpha is dropped unless the
+    model has four channels.
 
     Args:
-        image: path, encoded bytes, PIL image, numpy [H, W] or [H, W, C] (uint8, uint16 or bool),
+        image: path, encoded bytes (a file's, or .npy as raw shards hold it), PIL image, numpy [H, W] or [H, W, C] (uint8, uint16 or bool),
             or tensor [C, H, W] (uint8, or float in 0..1).
         in_channels: of the result.
 
@@ -36,6 +37,8 @@ def to_array(image: ImageLike, in_channels: int = 3) -> ImageArray:
     if isinstance(image, (str, Path)):
         return _from_file(Path(image), in_channels)
     if isinstance(image, bytes):
+        if image.startswith(NPY_MAGIC):
+            return decode_image(image, in_channels)
         return _from_file(io.BytesIO(image), in_channels)
     if isinstance(image, Image.Image):
         return _from_pil(image, in_channels)
@@ -66,7 +69,7 @@ def _from_file(source: Path | io.BytesIO, in_channels: int) -> ImageArray:
     try:
         with Image.open(source) as opened:
             opened.load()
-            return _from_pil(opened, in_channels)
+            return _from_pil(ImageOps.exif_transpose(opened), in_channels)
     except FileNotFoundError:
         raise DataError(f"{name} does not exist: check the path") from None
     except IsADirectoryError:
