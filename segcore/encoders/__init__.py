@@ -4,7 +4,6 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from segcore.encoders.base import Encoder, probe, pyramid
@@ -67,8 +66,7 @@ def create_encoder(
         load_trunk(trunk, torchvision_weights(name), f"torchvision's {name}")
     elif pretrained:
         load_trunk(trunk, read_checkpoint(Path(pretrained)), str(pretrained))
-    with torch.device("meta"):
-        reached = probe(build(name))
+    reached = probe(trunk)
     taps = pyramid(reached)
     adapt_first_conv(trunk, in_channels, keep_weights=bool(pretrained))
     return Encoder(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-PROBE_SIZE = 256
+PROBE_SIZE = 128
 
 
 class Encoder(nn.Module):
@@ -50,14 +50,20 @@ class Encoder(nn.Module):
         return features
 
 
-def probe(twin: nn.Sequential) -> list[tuple[int, int]]:
-    """(channels, stride) after each layer of a 3-channel trunk that lies on the meta device."""
-    x = torch.empty(1, 3, PROBE_SIZE, PROBE_SIZE, device="meta")
+def probe(trunk: nn.Sequential) -> list[tuple[int, int]]:
+    """(channels, stride) after each layer of a 3-channel trunk, from one small black image.
+
+    On the CPU and not on the meta device, whose first use imports torch's compiler (3 s).
+    """
+    device = next(trunk.parameters()).device
+    x = torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE, device=device)
     reached = []
+    trunk.eval()
     with torch.no_grad():
-        for layer in twin.eval():
+        for layer in trunk:
             x = layer(x)
             reached.append((x.shape[1], 2 ** round(math.log2(PROBE_SIZE / x.shape[3]))))
+    trunk.train()
     return reached
 
 
