@@ -10,18 +10,18 @@ import mlflow
 import numpy as np
 from mlflow.pyfunc import PythonModel
 
-import segcore
+from segcore.package import load_package
 
 
 class SegmentationModel(PythonModel):  # type: ignore[misc]
-    """uint8 [N, H, W, C] -> int32 class map [N, H, W]."""
+    """uint8 [N, H, W, C] -> int64 class map [N, H, W]."""
 
     def load_context(self, context: Any) -> None:
         """Load the model package named by the artifact "package"; on a GPU where there is one."""
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.predictor = segcore.load_package(context.artifacts["package"], device=device)
+        self.predictor = load_package(context.artifacts["package"], device=device)
 
     # MLflow derives the signature from annotations of model_input: it has none, ours is explicit.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
@@ -33,10 +33,10 @@ class SegmentationModel(PythonModel):  # type: ignore[misc]
             params: MLflow's; unused.
 
         Returns:
-            int32 [N, H, W].
+            int64 [N, H, W].
         """
         images = [model_input] if getattr(model_input, "ndim", 4) == 3 else list(model_input)
-        return np.stack([p.mask.astype(np.int32) for p in self.predictor(images)])
+        return np.stack([p.mask.astype(np.int64) for p in self.predictor(images)])
 
 
 mlflow.models.set_model(SegmentationModel())

@@ -26,8 +26,9 @@ def to_array(image: ImageLike, in_channels: int = 3) -> ImageArray:
     model has four channels.
 
     Args:
-        image: path, encoded bytes (a file's, or .npy as raw shards hold it), PIL image, numpy [H, W] or [H, W, C] (uint8, uint16 or bool),
-            or tensor [C, H, W] (uint8, or float in 0..1).
+        image: path, encoded bytes (of a file, or .npy as raw shards hold it), PIL image, numpy
+            [H, W] or [H, W, C] (uint8, uint16 or bool), or tensor [C, H, W] (uint8, or float in
+            0..1).
         in_channels: of the result.
 
     Raises:
