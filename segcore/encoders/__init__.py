@@ -7,13 +7,18 @@ from pathlib import Path
 from torch import nn
 
 from segcore.encoders.base import Encoder, probe, pyramid
+from segcore.encoders.dilation import dilate
 from segcore.encoders.first_conv import adapt_first_conv
-from segcore.encoders.weights import load_trunk, read_checkpoint, torchvision_weights
+from segcore.encoders.timm_encoder import TimmEncoder
+from segcore.encoders.weights import load_checkpoint, load_trunk, read_checkpoint, torchvision_weights
 from segcore.errors import OptionError, unknown_name
 
 __all__ = ["ENCODERS", "Encoder", "create_encoder", "list_encoders"]
 
 RESNET = "segcore.encoders.resnet:trunk"
+VGG = "segcore.encoders.vgg:trunk"
+FEATURES = "segcore.encoders.torchvision_trunks:features"
+TIMM = "timm:"
 
 ENCODERS: dict[str, str] = {
     "resnet18": RESNET,
@@ -26,6 +31,38 @@ ENCODERS: dict[str, str] = {
     "resnext101_64x4d": RESNET,
     "wide_resnet50_2": RESNET,
     "wide_resnet101_2": RESNET,
+    "vgg11": VGG,
+    "vgg11_bn": VGG,
+    "vgg13": VGG,
+    "vgg13_bn": VGG,
+    "vgg16": VGG,
+    "vgg16_bn": VGG,
+    "vgg19": VGG,
+    "vgg19_bn": VGG,
+    "alexnet": FEATURES,
+    "densenet121": FEATURES,
+    "densenet161": FEATURES,
+    "densenet169": FEATURES,
+    "densenet201": FEATURES,
+    "mobilenet_v2": FEATURES,
+    "mobilenet_v3_small": FEATURES,
+    "mobilenet_v3_large": FEATURES,
+    "efficientnet_b0": FEATURES,
+    "efficientnet_b1": FEATURES,
+    "efficientnet_b2": FEATURES,
+    "efficientnet_b3": FEATURES,
+    "efficientnet_b4": FEATURES,
+    "efficientnet_b5": FEATURES,
+    "efficientnet_b6": FEATURES,
+    "efficientnet_b7": FEATURES,
+    "efficientnet_v2_s": FEATURES,
+    "efficientnet_v2_m": FEATURES,
+    "efficientnet_v2_l": FEATURES,
+    "convnext_tiny": FEATURES,
+    "convnext_small": FEATURES,
+    "convnext_base": FEATURES,
+    "convnext_large": FEATURES,
+    "googlenet": "segcore.encoders.torchvision_trunks:googlenet",
 }
 
 
@@ -40,7 +77,7 @@ def create_encoder(
     in_channels: int = 3,
     output_stride: int = 32,
     pretrained: bool | str | Path = False,
-) -> Encoder:
+) -> Encoder | TimmEncoder:
     """Build a backbone that returns one feature map per stride.
 
     Args:
@@ -55,10 +92,12 @@ def create_encoder(
         OptionError: output_stride is not 8, 16 or 32; weights cannot be had.
         CheckpointError: the file at `pretrained` does not fit.
     """
-    if name not in ENCODERS:
-        raise unknown_name("backbone", name, [*ENCODERS, "timm:<name>"])
     if output_stride not in (8, 16, 32):
         raise OptionError(f"output_stride is {output_stride!r}; it can be 8, 16 or 32")
+    if name.startswith(TIMM):
+        return _timm(name.removeprefix(TIMM), in_channels, output_stride, pretrained)
+    if name not in ENCODERS:
+        raise unknown_name("backbone", name, [*ENCODERS, "timm:<name>"])
     module, _, attribute = ENCODERS[name].partition(":")
     build: Callable[[str], nn.Sequential] = getattr(importlib.import_module(module), attribute)
     trunk = build(name)
@@ -69,10 +108,25 @@ def create_encoder(
     reached = probe(trunk)
     taps = pyramid(reached)
     adapt_first_conv(trunk, in_channels, keep_weights=bool(pretrained))
+    dilate(trunk, [stride for _, stride in reached], output_stride)
     return Encoder(
         trunk,
         in_channels=in_channels,
         taps=taps,
         out_channels=[reached[i][0] for i in taps],
-        strides=[reached[i][1] for i in taps],
+        strides=[min(reached[i][1], output_stride) for i in taps],
     )
+
+
+def _timm(
+    name: str, in_channels: int, output_stride: int, pretrained: bool | str | Path
+) -> TimmEncoder:
+    encoder = TimmEncoder(
+        name,
+        in_channels=in_channels,
+        output_stride=output_stride,
+        pretrained=pretrained is True,
+    )
+    if pretrained and pretrained is not True:
+        load_checkpoint(encoder, Path(pretrained))
+    return encoder
