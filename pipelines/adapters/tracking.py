@@ -157,9 +157,7 @@ def run(
         opened.close(status)
 
 
-def _open(
-    connection: Connection, stage: str, name: str, resume_id: str | None
-) -> tuple[str, bool]:
+def _open(connection: Connection, stage: str, name: str, resume_id: str | None) -> tuple[str, bool]:
     """Id of the run to log to, and whether it is a new one."""
     from mlflow.exceptions import MlflowException
 

@@ -1,0 +1,117 @@
+"""Ray for the length of a block: started here or joined, checked, and always left again."""
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pipelines.adapters.errors import ClusterError
+from pipelines.adapters.storage import absolute
+from pipelines.params import ClusterParams
+
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the process of a submitted job
+OBJECT_STORE_BYTES = 200 * 2**20
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # One process less to start, and report() that does not wait two seconds.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Ray's advice on topics that are settled here.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a cluster has in all."""
+
+    cpus: int
+    gpus: int
+
+
+def address(cluster: ClusterParams) -> str:
+    """Where Ray is: "local" starts it here, except inside a submitted job, which has a cluster."""
+    if cluster.address == "local" and JOB_VARIABLE in os.environ:
+        return "auto"
+    return cluster.address
+
+
+def local_resources() -> Resources:
+    """What this machine gives to this process."""
+    import torch
+
+    return Resources(len(os.sched_getaffinity(0)), torch.cuda.device_count())
+
+
+@contextmanager
+def session(cluster: ClusterParams) -> Iterator[Resources]:
+    """Start or join Ray, and leave it however the block ends.
+
+    Raises:
+        ClusterError: no cluster answers at `cluster.address`.
+    """
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    where = address(cluster)
+    if where == "local":
+        _own_token(cluster)
+    import ray
+
+    options = {"object_store_memory": OBJECT_STORE_BYTES} if where == "local" else {}
+    try:
+        ray.init(
+            address=where,
+            include_dashboard=False if where == "local" else None,
+            logging_level=logging.WARNING,
+            **options,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(
+            f"no Ray cluster at cluster.address {where!r} ({error}): start one by `ray start "
+            "--head`, or set cluster.address to local"
+        ) from error
+    try:
+        total = ray.cluster_resources()
+        yield Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
+    finally:
+        ray.shutdown()
+
+
+def check_room(workers: int, cluster: ClusterParams, resources: Resources) -> None:
+    """Refuse more workers than there are processors for, rather than wait for them forever.
+
+    Raises:
+        ClusterError: names what is asked for and what is there.
+    """
+    cpus = workers * cluster.cpus_per_worker
+    if cpus > resources.cpus:
+        fits = max(1, resources.cpus // cluster.cpus_per_worker)
+        raise ClusterError(
+            f"cluster.num_workers {workers} with cluster.cpus_per_worker "
+            f"{cluster.cpus_per_worker} need {cpus} CPUs, {resources.cpus} are there: set "
+            f"cluster.num_workers to {fits} or auto, or add nodes (cluster.address)"
+        )
+    if 0 < resources.gpus < workers:
+        raise ClusterError(
+            f"cluster.num_workers {workers} need {workers} GPUs, {resources.gpus} are there: set "
+            "cluster.num_workers to auto, or CUDA_VISIBLE_DEVICES to nothing to use processors"
+        )
+
+
+def _own_token(cluster: ClusterParams) -> None:
+    """Give the local cluster a token of its own, so that Ray writes none to the home folder."""
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    file = absolute(cluster.storage) / "ray_token"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not file.is_file():
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT, 0o600)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(secrets.token_hex(32))
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN_PATH"] = os.fspath(file)

@@ -1,0 +1,150 @@
+"""The driver's view of a run: follows what rank 0 writes, shows it, and hands reports on."""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+from pipelines.adapters.run_state import PROGRESS, RunState
+
+POLL_S = 0.2
+Event = dict[str, Any]
+
+
+class Follower:
+    """While its block runs, shows progress and calls `on_event` with each report of the loop.
+
+    On a terminal a bar shows loss, mIoU, images/s and the time left; elsewhere each epoch is a
+    line. Reports of an earlier, interrupted process come first and are not shown again.
+
+    Args:
+        state: the run.
+        epochs: that it will have.
+        max_minutes: the clock that ends it, if that does.
+        on_event: called in a thread of its own, never twice for one step.
+    """
+
+    def __init__(
+        self,
+        state: RunState,
+        *,
+        epochs: int,
+        max_minutes: float | None,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self.state = state
+        self.epochs = epochs
+        self.max_minutes = max_minutes
+        self.on_event = on_event
+        self._old = len(state.events())
+        self._done = 0
+        self._start = time.monotonic()
+        self._failure: Exception | None = None
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> "Follower":
+        if self._old:
+            last = self.state.events()[-1]
+            print(f"resuming at step {last['step']}, epoch {last['epoch']}", flush=True)
+        if sys.stdout.isatty():
+            self._open_bar()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ending.set()
+        self._thread.join()
+        if self._bar:
+            self._bar.stop()
+        if self._failure and error is None:
+            raise self._failure
+
+    def _follow(self) -> None:
+        while not self._ending.wait(POLL_S):
+            self._look()
+        self._look()
+
+    def _look(self) -> None:
+        events = self.state.events()
+        for index in range(self._done, len(events)):
+            self._done = index + 1
+            if index >= self._old:
+                self._show(events[index])
+            try:
+                self.on_event(events[index])
+            except Exception as error:
+                self._failure = self._failure or error
+        if self._bar:
+            self._advance()
+
+    def _show(self, event: Event) -> None:
+        if self._bar:
+            metrics = event["metrics"]
+            self._bar.update(self._task, figures=_figures(metrics))
+        elif event["complete"]:
+            left = self._seconds_left(event)
+            speed = event["metrics"].get("images_per_s", float("nan"))
+            ahead = "" if event["last"] else f"  {_clock(left)} left"
+            print(
+                f"epoch {event['epoch']}/{self.epochs}  {_figures(event['metrics'])}  "
+                f"{speed:.1f} images/s{ahead}",
+                flush=True,
+            )
+
+    def _seconds_left(self, event: Event) -> float:
+        elapsed = time.monotonic() - self._start
+        if self.max_minutes is not None:
+            return max(0.0, 60 * self.max_minutes - elapsed)
+        new = self._done - self._old
+        return elapsed / max(1, new) * (self.epochs - int(event["epoch"]))
+
+    def _open_bar(self) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("{task.fields[figures]}  {task.fields[speed]:.1f} images/s"),
+            TimeRemainingColumn(),
+        )
+        self._task = self._bar.add_task(
+            "train", total=None, epoch=f"1/{self.epochs}", figures="", speed=0.0
+        )
+        self._bar.start()
+
+    def _advance(self) -> None:
+        with suppress(OSError, ValueError):
+            facts = json.loads((self.state.folder / PROGRESS).read_text())
+            self._bar.update(
+                self._task,
+                total=self.epochs * facts["steps"],
+                completed=facts["epoch"] * facts["steps"] + facts["step"],
+                epoch=f"{facts['epoch'] + 1}/{self.epochs}",
+                speed=facts["images_per_s"],
+            )
+
+
+def _figures(metrics: dict[str, float]) -> str:
+    parts = []
+    for label, key in (("loss", "train/loss"), ("val loss", "val/loss"), ("mIoU", "val/miou")):
+        value = metrics.get(key, float("nan"))
+        if value == value:
+            parts.append(f"{label} {value:.4f}")
+    return "  ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,0 +1,181 @@
+"""The folder of one training run: what resumes it, its best weights, and what it tells its driver.
+
+Rank 0 writes; the driver, which may be another process, follows `events.jsonl` and
+`progress.json`. So only the driver speaks to MLflow and to the terminal.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import segcore
+from pipelines.adapters.errors import TrainingFailedError
+from pipelines.adapters.storage import append_line, read_lines, write_atomic
+
+EVENTS = "events.jsonl"
+PROGRESS = "progress.json"
+BEST = "best.safetensors"
+RUN = "run.json"
+PROGRESS_S = 0.25
+
+
+@dataclass(frozen=True)
+class Best:
+    """The weights that the run is judged by.
+
+    Args:
+        weights: state dict of the model, on the CPU.
+        epoch: after which they were taken.
+        metrics: of that epoch.
+    """
+
+    weights: dict[str, Any]
+    epoch: int
+    metrics: dict[str, float]
+
+
+class RunState:
+    """State of one training run on disk.
+
+    Args:
+        folder: absolute; created.
+        metric: of `Epoch.metrics`, by which epochs are compared.
+        mode: "max" or "min".
+    """
+
+    def __init__(self, folder: Path, *, metric: str, mode: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.metric = metric
+        self.sign = 1.0 if mode == "max" else -1.0
+        self.checkpoints = segcore.CheckpointStore(folder / "checkpoints", keep=2)
+
+    def resume(self) -> dict[str, Any] | None:
+        """The newest complete checkpoint; None at a fresh start."""
+        latest = self.checkpoints.latest()
+        return None if latest is None else self.checkpoints.load(latest)
+
+    def keep(self, epoch: segcore.Epoch, state: dict[str, Any]) -> Path:
+        """Store a report of the loop: best weights first, so that a checkpoint never outruns them.
+
+        Args:
+            epoch: the report.
+            state: its `state()`, which is a collective call and therefore the caller's.
+
+        Returns:
+            The checkpoint.
+        """
+        if epoch.complete:
+            self._keep_best(epoch)
+        path = self.checkpoints.save(state, epoch.step)
+        event = {
+            "epoch": epoch.number,
+            "step": epoch.step,
+            "complete": epoch.complete,
+            "last": epoch.last,
+            "metrics": epoch.metrics,
+            "time_s": time.time(),
+        }
+        append_line(self.folder / EVENTS, event)
+        return path
+
+    def events(self) -> list[dict[str, Any]]:
+        """Reports so far, in order; those that a resumed run repeated are left out."""
+        seen, events = -1, []
+        for event in read_lines(self.folder / EVENTS):
+            if event["step"] > seen:
+                seen = event["step"]
+                events.append(event)
+        return events
+
+    def best(self) -> Best:
+        """The best weights so far.
+
+        Raises:
+            TrainingFailedError: no epoch was completed.
+        """
+        from safetensors import safe_open
+        from safetensors.torch import load_file
+
+        file = self.folder / BEST
+        if not file.is_file():
+            raise TrainingFailedError(
+                f"no epoch was completed in {self.folder}: give train.max_minutes more time"
+            )
+        with safe_open(file, framework="pt") as opened:
+            facts = json.loads(opened.metadata()["segcore"])
+        return Best(load_file(file), int(facts["epoch"]), facts["metrics"])
+
+    def remember(self, facts: Mapping[str, Any]) -> None:
+        """Keep facts that a rerun needs, such as the id of the MLflow run."""
+        write_atomic(self.folder / RUN, json.dumps({**self.recall(), **facts}).encode())
+
+    def recall(self) -> dict[str, Any]:
+        """What `remember` kept."""
+        file = self.folder / RUN
+        return dict(json.loads(file.read_text())) if file.is_file() else {}
+
+    def clear(self) -> None:
+        """Forget the run: one with the same inputs starts fresh."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _keep_best(self, epoch: segcore.Epoch) -> None:
+        from safetensors.torch import save
+
+        score = self.sign * epoch.metrics.get(self.metric, float("nan"))
+        file = self.folder / BEST
+        if file.is_file() and not score > self.sign * self._best_score():
+            return
+        weights = {name: tensor.contiguous() for name, tensor in epoch.weights().items()}
+        facts = json.dumps({"epoch": epoch.number, "metrics": epoch.metrics})
+        write_atomic(file, save(weights, metadata={"segcore": facts}))
+
+    def _best_score(self) -> float:
+        from safetensors import safe_open
+
+        with safe_open(self.folder / BEST, framework="pt") as opened:
+            facts = json.loads(opened.metadata()["segcore"])
+        score = facts["metrics"].get(self.metric, float("nan"))
+        return float(score) if score == score else -self.sign * float("inf")
+
+
+class ProgressLoader:
+    """A loader that tells in a file how far it is; what it yields is the loader's own.
+
+    Args:
+        loader: of training batches.
+        file: rewritten a few times a second.
+    """
+
+    def __init__(self, loader: Any, file: Path) -> None:
+        self._loader = loader
+        self._file = file
+        self._next = 0.0
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.epoch(0)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Any]:
+        """Batches of an epoch from batch `start` on."""
+        begin, images = time.monotonic(), 0
+        for step, batch in enumerate(self._loader.epoch(number, start), start):
+            yield batch
+            images += len(batch["image"])
+            self._tell(number, step + 1, images / (time.monotonic() - begin))
+
+    def _tell(self, epoch: int, step: int, rate: float) -> None:
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + PROGRESS_S
+        facts = {"epoch": epoch, "step": step, "steps": len(self), "images_per_s": rate}
+        part = self._file.with_suffix(".part")
+        part.write_text(json.dumps(facts))
+        os.replace(part, self._file)

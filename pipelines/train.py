@@ -1,0 +1,225 @@
+"""Stage train: shards and params in; a model package and a registry version out."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import segcore
+from pipelines import stage
+from pipelines.adapters import ray_train, registry, storage, tracking
+from pipelines.adapters.errors import TrackingError
+from pipelines.adapters.follow import Event, Follower
+from pipelines.adapters.run_state import PROGRESS, Best, ProgressLoader, RunState
+from pipelines.params import Params
+from pipelines.params_file import read_yaml
+from segcore.errors import OptionError
+
+SHARDS = Path("data/shards")
+BEST = Path("outputs/tune/best.yaml")
+PACKAGE = Path("outputs/candidate")
+OVERLAYS = "overlays"
+OVERLAY_IMAGES = 4
+IDENTITY = ("model", "loss", "train", "cluster.num_workers")
+
+
+def train_worker(
+    params: Params, shards: Path, folder: Path, resume: dict[str, Any] | None
+) -> Iterator[segcore.Epoch]:
+    """Train in one worker; free of Ray.
+
+    Args:
+        params: of the run.
+        shards: folder of the dataset.
+        folder: of the run, for progress, overlays and the disk cache.
+        resume: state of a checkpoint, or None.
+    """
+    import torch
+
+    from segcore.engine.distributed import rank, world_size
+
+    dataset = segcore.open_shards(shards)
+    torch.manual_seed(params.train.seed)
+    model = build_model(params, dataset)
+    task = build_task(params, dataset)
+    train, val = segcore.create_loaders(
+        dataset,
+        batch_size=params.train.batch_size,
+        seed=params.train.seed,
+        augment=params.train.augment.model_dump(),
+        cache=params.data.cache,
+        cache_dir=storage.absolute(params.cluster.storage) / "cache",
+        workers=params.train.loader_workers,
+        rank=rank(),
+        world_size=world_size(),
+    )
+    loader = ProgressLoader(train, folder / PROGRESS) if rank() == 0 else train
+    options = params.train.fit_options()
+    for epoch in segcore.fit(task, model, loader, val, **options, resume=resume):
+        due = epoch.number % params.train.overlay_epochs == 0 or epoch.last
+        if epoch.complete and due and rank() == 0:
+            sheet = draw_overlays(params, dataset, epoch.weights())
+            file = overlay_file(folder, epoch.number)
+            file.parent.mkdir(exist_ok=True)
+            sheet.save(file)
+        yield epoch
+
+
+def build_model(params: Params, dataset: Any) -> Any:
+    """The architecture that params name, for the classes and channels of a dataset.
+
+    Raises:
+        OptionError: an option that the architecture lacks, or one that the dataset decides.
+    """
+    fixed = {"num_classes": dataset.num_classes, "in_channels": dataset.in_channels}
+    for key, value in fixed.items():
+        if params.model.options.get(key, value) != value:
+            raise OptionError(
+                f"model.options.{key} is {params.model.options[key]}, dataset {dataset.name} has "
+                f"{value}: remove it from model.options, it follows from the data"
+            )
+    options = {key: value for key, value in params.model.options.items() if key not in fixed}
+    return segcore.create_model(
+        params.model.name, **fixed, pretrained=params.model.pretrained, **options
+    )
+
+
+def build_task(params: Params, dataset: Any) -> Any:
+    """The dataset's task with the loss that params name."""
+    return segcore.create_task(
+        dataset.task,
+        dataset,
+        loss=params.loss.name,
+        class_weights=params.loss.class_weights,
+        options=params.loss.options,
+    )
+
+
+def check(params: Params, dataset: Any) -> None:
+    """Refuse what could only fail later: build the model and the task, check the options of fit.
+
+    Raises:
+        SegcoreError: a name, an option or a value is wrong.
+    """
+    from segcore.engine.options import FitOptions
+
+    FitOptions(**params.train.fit_options())
+    build_model(params, dataset)
+    build_task(params, dataset)
+
+
+def tuned(params: Params, best: Path) -> tuple[Params, dict[str, Any]]:
+    """Params with the values that tune found best, and those values by dotted key."""
+    overrides = read_yaml(best).get("overrides") or {} if best.is_file() else {}
+    return params.override(overrides), overrides
+
+
+def overlay_file(folder: Path, epoch: int) -> Path:
+    """Where rank 0 leaves the overlays of an epoch."""
+    return folder / OVERLAYS / f"epoch_{epoch:04d}.png"
+
+
+def draw_overlays(params: Params, dataset: Any, weights: dict[str, Any]) -> Any:
+    """Predictions of some weights on the same few validation images, as one picture."""
+    import torch
+
+    from segcore.inference.visualize import contact_sheet
+
+    with torch.random.fork_rng():  # drawing must not change what training draws
+        model = build_model(params.override({"model.pretrained": False}), dataset)
+    model.load_state_dict(weights)
+    predictor = segcore.Predictor(model, package_spec(params, dataset, {}))
+    split = dataset.split("val")
+    count = min(OVERLAY_IMAGES, len(split))
+    rows = [split.decode(index * len(split) // count) for index in range(count)]
+    images = [image for image, _ in rows]
+    return contact_sheet(
+        images,
+        [prediction.mask for prediction in predictor(images)],
+        palette=dataset.palette,
+        classes=dataset.classes,
+        truths=[mask for _, mask in rows if mask is not None],
+    )
+
+
+def package_spec(params: Params, dataset: Any, metrics: dict[str, float]) -> segcore.PackageSpec:
+    """What inference needs to know beside the weights."""
+    figures = {key.removeprefix("val/"): v for key, v in metrics.items() if key.startswith("val/")}
+    return segcore.PackageSpec(
+        architecture=params.model.name,
+        options={k: v for k, v in params.model.options.items() if k not in ("num_classes",)},
+        num_classes=dataset.num_classes,
+        in_channels=dataset.in_channels,
+        classes=dataset.classes,
+        palette=dataset.palette,
+        ignore_index=dataset.ignore_index,
+        mean=dataset.mean,
+        std=dataset.std,
+        input_size=dataset.size,
+        things=dataset.info.things,
+        task=dataset.task,
+        dataset_name=dataset.name,
+        dataset_digest=dataset.digest,
+        metrics={key: value if value == value else None for key, value in figures.items()},
+        extra={"loss": params.loss.name, "code": storage.code_version()},
+    )
+
+
+def save(params: Params, dataset: Any, best: Best) -> Path:
+    """Write the package of the best weights, with a picture of what they predict."""
+    spec = package_spec(params, dataset, best.metrics)
+    sheet = draw_overlays(params, dataset, best.weights)
+    package = storage.absolute(PACKAGE)
+    return segcore.save_package(package, best.weights, spec, overlay=sheet)
+
+
+def register(params: Params, package: Path, run: tracking.Run, best: Best) -> None:
+    """Make the package a version with alias `candidate`; say so if the store is away."""
+    run.set_tags({"best_epoch": best.epoch})
+    run.log_metrics({f"best/{k.removeprefix('val/')}": v for k, v in best.metrics.items()}, 0)
+    try:
+        version = registry.Registry(params).register(package, run.id)
+    except TrackingError as error:
+        print(f"warning: {error}", file=sys.stderr, flush=True)
+    else:
+        run.set_tags({"model_version": version.uri})
+        print(f"registered {version.name} version {version.version} as candidate", flush=True)
+
+
+def main() -> None:
+    """Train, or go on where an interrupted process stopped; package and register the best."""
+    params, overrides = tuned(Params.load(), storage.absolute(BEST))
+    shards = storage.absolute(SHARDS / params.data.name)
+    dataset = segcore.open_shards(shards)
+    check(params, dataset)
+    inputs = {**params.pick(IDENTITY), "shards": dataset.digest}
+    digest = storage.run_digest("train", inputs)
+    folder = storage.run_folder(params.cluster.storage, "train", digest)
+    state = RunState(folder, metric=f"val/{params.tune.metric}", mode=params.tune.mode)
+
+    def report(event: Event) -> None:
+        step = event["epoch"] if event["complete"] else event["step"]
+        prefix = "" if event["complete"] else "steps/"
+        metrics = {prefix + key: value for key, value in event["metrics"].items()}
+        run.log_metrics(metrics, step, time_s=event["time_s"])
+        picture = overlay_file(folder, event["epoch"])
+        if event["complete"] and picture.is_file():
+            run.log_artifact(picture, OVERLAYS)
+
+    with tracking.run("train", params, resume_id=state.recall().get("run_id")) as run:
+        state.remember({"run_id": run.id})
+        run.log_dataset(dataset.name, dataset.digest, path=shards, rows=len(dataset.split("train")))
+        run.set_tags({"run_digest": digest, **{f"tuned.{k}": v for k, v in overrides.items()}})
+        with Follower(
+            state,
+            epochs=params.train.epochs,
+            max_minutes=params.train.max_minutes,
+            on_event=report,
+        ):
+            best = ray_train.run(train_worker, params, shards, state=state)
+        register(params, save(params, dataset, best), run, best)
+    state.clear()
+
+
+if __name__ == "__main__":
+    stage.run(main)
