@@ -81,7 +81,7 @@ class Loss:
             )
 
     def __repr__(self) -> str:
-        shown = {"num_classes": self.num_classes, "ignore_index": self.ignore_index}
+        shown: dict[str, Any] = {"num_classes": self.num_classes, "ignore_index": self.ignore_index}
         weights = self.class_weights
         if weights is not None:
             shown["class_weights"] = [round(float(weight), 4) for weight in weights]

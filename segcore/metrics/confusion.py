@@ -8,7 +8,8 @@ from torch import Tensor
 from segcore.errors import DataError, OptionError, ShapeError
 from segcore.metrics.scores import Scores, scores
 
-_BYTE = 256  # target ids below this have a row of their own, so that uint8 masks need no clamp
+_BYTE = 256  # target ids 0..255 each have a row, so that uint8 masks need no clamp
+_CHUNK = 1 << 17  # pixels counted at a time on the CPU, so that they stay in its cache
 _REPLICAS = 64  # copies of the table on an accelerator, so that its atomic adds seldom collide
 
 
@@ -18,9 +19,10 @@ class ConfusionMatrix:
     Pixels whose target is ignore_index count nowhere, whatever was predicted there. Counts are
     int64 and exact; figures are taken from the sum over the data set, not averaged over images.
 
-    Every target id from -1 (all negative ids) to `rows` (all ids above) has a row, and the ignored
-    pixels of the general path a last one, so that an update is one addition and one count. Wrong
-    ids are found in their rows: at once on the CPU, when figures are asked for on an accelerator.
+    The table that is counted has a row for every usual target id, one for all ids below, one for
+    all above and one for ignored pixels that had to be moved; columns likewise. So an update is one
+    addition and one count. Wrong ids are found in their rows: at once on the CPU, on an accelerator
+    when figures are asked for.
 
     Args:
         num_classes: K. With 1 the matrix is 2 x 2, background and foreground, and predictions are
@@ -41,7 +43,9 @@ class ConfusionMatrix:
             raise OptionError(f"num_classes is {num_classes}: give at least 1")
         self.num_classes = max(num_classes, 2)
         self.ignore_index = ignore_index
-        self._rows = max(self.num_classes, _BYTE)
+        self._low = ignore_index if -_BYTE <= ignore_index < 0 else 0
+        self._high = max(self.num_classes, _BYTE)
+        self._rows = self._high - self._low
         shape = (self._rows + 3, self.num_classes + 2)
         self._table = torch.zeros(shape, dtype=torch.int64, device=device)
         self._placed = device is not None
@@ -83,26 +87,34 @@ class ConfusionMatrix:
 
     def _count(self, prediction: Tensor, target: Tensor) -> Tensor:
         """The table of one batch."""
-        if torch.int64 not in (prediction.dtype, target.dtype):
-            prediction = prediction.long()
+        prediction, target = prediction.flatten(), target.flatten()
         if target.device.type != "cpu":
-            return self._count_replicated(self._bins(prediction, target))
-        if _within(target, self._rows) and _within(prediction, self.num_classes):
-            bins = torch.add(prediction, target, alpha=self.num_classes).flatten()
+            return self._count_replicated(self._bins(prediction.long(), target.long()))
+        table = torch.zeros_like(self._table)
+        for some, true in zip(prediction.split(_CHUNK), target.split(_CHUNK), strict=True):
+            self._add_chunk(table, some.long(), true.long())
+        return table
+
+    def _add_chunk(self, table: Tensor, prediction: Tensor, target: Tensor) -> None:
+        """Count some pixels on the CPU: without a clamp where all ids have a row, as they should."""
+        if _within(target, self._low, self._high) and _within(prediction, 0, self.num_classes):
+            bins = torch.add(prediction, target, alpha=self.num_classes)
+            if self._low:
+                bins.sub_(self._low * self.num_classes)
             counts = torch.bincount(bins, minlength=self._rows * self.num_classes)
-            table = torch.zeros_like(self._table)
-            table[1:-2, 1:-1] = counts.view(self._rows, self.num_classes)
-            return table
-        bins = self._bins(prediction, target)
-        return torch.bincount(bins, minlength=self._table.numel()).view_as(self._table)
+            table[1:-2, 1:-1] += counts.view(self._rows, self.num_classes)
+        else:
+            bins = self._bins(prediction, target)
+            table += torch.bincount(bins, minlength=table.numel()).view_as(table)
 
     def _bins(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Place of each pixel in the flat table, for ids of any value."""
-        row = target.clamp(-1, self._rows).long()
-        row.masked_fill_(target == self.ignore_index, self._rows + 1)
+        row = target.clamp(self._low - 1, self._high)
+        row = torch.where(target == self.ignore_index, self._high + 1, row)
         column = prediction.clamp(-1, self.num_classes)
         columns = self.num_classes + 2
-        return torch.add(column, row, alpha=columns).add_(columns + 1).flatten()
+        first = (self._low - 1) * columns - 1
+        return torch.add(column, row, alpha=columns).sub_(first)
 
     def _count_replicated(self, bins: Tensor) -> Tensor:
         """bincount for accelerators, where torch.bincount asks the device for its maximum."""
@@ -115,26 +127,28 @@ class ConfusionMatrix:
 
     def _check(self, table: Tensor) -> None:
         """Refuse a table (on the CPU) with counts where no class is."""
-        labelled = table.clone()
-        labelled[-1] = 0
-        if 0 <= self.ignore_index < self._rows:
-            labelled[self.ignore_index + 1] = 0
+        labelled = table[:-1].clone()
+        if self._low <= self.ignore_index < self._high:
+            labelled[self._row(self.ignore_index)] = 0
         rows, columns = labelled.sum(1), labelled.sum(0)
-        rows[1 : self.num_classes + 1] = 0
+        rows[self._row(0) : self._row(self.num_classes)] = 0
         if int(rows.sum()):
-            raise DataError(self._describe("target", rows))
+            raise DataError(self._describe("target", rows, self._low))
         columns[1:-1] = 0
         if int(columns.sum()):
-            raise DataError(self._describe("prediction", columns))
+            raise DataError(self._describe("prediction", columns, 0))
 
-    def _describe(self, name: str, counts: Tensor) -> str:
+    def _row(self, class_id: int) -> int:
+        """Row of the table that counts this target id."""
+        return class_id - self._low + 1
+
+    def _describe(self, name: str, counts: Tensor, low: int) -> str:
         place = int(counts.nonzero()[0])
+        value = f"the id {place - 1 + low}"
         if place == 0:
-            value = "a negative id"
-        elif place == len(counts) - (2 if name == "target" else 1):
-            value = f"an id above {place - 2}"
-        else:
-            value = f"the id {place - 1}"
+            value = f"an id below {low}"
+        elif place == len(counts) - 1:
+            value = f"an id above {place - 2 + low}"
         return (
             f"{name} holds {value} at {int(counts[place])} pixels, but there are "
             f"{self.num_classes} classes (0..{self.num_classes - 1}) and ignore_index is "
@@ -153,7 +167,7 @@ class ConfusionMatrix:
         """
         if self._table.device.type != "cpu":
             self._check(self._table.cpu())
-        matrix = self._table[1 : self.num_classes + 1, 1:-1].clone()
+        matrix = self._table[self._row(0) : self._row(self.num_classes), 1:-1].clone()
         if 0 <= self.ignore_index < self.num_classes:
             matrix[self.ignore_index] = 0
         return matrix
@@ -194,9 +208,7 @@ class ConfusionMatrix:
         self._table.zero_()
 
 
-def _within(ids: Tensor, stop: int) -> bool:
-    """Whether all ids are in 0..stop-1; for tensors on the CPU, where asking costs nothing."""
-    if ids.dtype == torch.bool:
-        return stop >= 2
-    low, high = torch.aminmax(ids)
-    return int(low) >= 0 and int(high) < stop
+def _within(ids: Tensor, low: int, high: int) -> bool:
+    """Whether all ids are in low..high-1; for tensors on the CPU, where asking costs little."""
+    least, most = torch.aminmax(ids)
+    return low <= int(least) and int(most) < high
