@@ -10,7 +10,12 @@ from segcore.encoders.base import Encoder, probe, pyramid
 from segcore.encoders.dilation import dilate
 from segcore.encoders.first_conv import adapt_first_conv
 from segcore.encoders.timm_encoder import TimmEncoder
-from segcore.encoders.weights import load_checkpoint, load_trunk, read_checkpoint, torchvision_weights
+from segcore.encoders.weights import (
+    load_checkpoint,
+    load_trunk,
+    read_checkpoint,
+    torchvision_weights,
+)
 from segcore.errors import OptionError, unknown_name
 
 __all__ = ["ENCODERS", "Encoder", "create_encoder", "list_encoders"]

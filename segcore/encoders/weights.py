@@ -82,7 +82,8 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     """Load the user's checkpoint into a whole model, or into its encoder.
 
     Tensors of another shape (a classifier of other classes) keep their initialisation, with a
-    warning; a tensor that is missing is an error.
+    warning; a tensor that is missing is an error, unless the model lists the start of its name in
+    `absent_in_siblings` (the finer scores of FCN-16s, in a checkpoint of FCN-32s).
 
     Raises:
         CheckpointError: unreadable, or of another architecture.
@@ -137,11 +138,12 @@ def load_trunk(trunk: nn.Sequential, state: Mapping[str, Tensor], source: str) -
 
 
 def _missing(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    return [k for k in module.state_dict() if k not in state]
+    optional: tuple[str, ...] = getattr(module, "absent_in_siblings", ())
+    return [k for k in module.state_dict() if k not in state and not k.startswith(optional)]
 
 
 def _load_shapes_that_fit(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    own = module.state_dict()
+    own = {key: value for key, value in module.state_dict().items() if key in state}
     unlike = [key for key in own if state[key].shape != own[key].shape]
     if unlike:
         warnings.warn(

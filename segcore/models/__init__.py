@@ -15,7 +15,13 @@ from segcore.models.card import ModelCard
 __all__ = ["MODELS", "ModelCard", "create_model", "list_models", "model_card", "model_options"]
 
 MODELS: dict[str, str] = {
+    "enet": "segcore.models.semantic.enet:enet",
+    "fcn16s": "segcore.models.semantic.fcn:fcn16s",
+    "fcn32s": "segcore.models.semantic.fcn:fcn32s",
+    "fcn8s": "segcore.models.semantic.fcn:fcn8s",
     "linknet": "segcore.models.semantic.linknet:linknet",
+    "segnet": "segcore.models.semantic.segnet:segnet",
+    "segnet_basic": "segcore.models.semantic.segnet:segnet_basic",
     "unet": "segcore.models.semantic.unet:unet",
 }
 

@@ -127,30 +127,6 @@ class ConvNormAct(nn.Sequential):
         super().__init__(*layers, nn.ReLU(inplace=True))
 
 
-class UpConvNormAct(nn.Sequential):
-    """3x3 full (transposed) convolution, batch norm, ReLU.
-
-    Shape:
-        x: [N, in_channels, H, W]
-        returns: [N, out_channels, stride * H, stride * W]
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        stride: int = 2,
-        bias: bool = True,
-        eps: float = 1e-5,
-    ) -> None:
-        conv = nn.ConvTranspose2d(
-            in_channels, out_channels, 3, stride, 1, output_padding=stride - 1, bias=bias
-        )
-        norm = nn.BatchNorm2d(out_channels, eps=eps)
-        super().__init__(conv, norm, nn.ReLU(inplace=True))
-
-
 def init_he(module: nn.Module, *, mode: str = "fan_in") -> None:
     """He initialisation of every (transposed) convolution: N(0, sqrt(2 / n)), biases 0.
 

@@ -3,8 +3,9 @@
 Max-unpooling, which needs the encoder's indices, is the function `max_unpool`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -108,7 +109,33 @@ def create_upsample(
     return UPSAMPLINGS[kind](in_channels, out_channels, kernel_size, scale)
 
 
-def max_unpool(x: Tensor, indices: Tensor, size: tuple[int, int]) -> Tensor:
+class UpsampleNormAct(nn.Sequential):
+    """`create_upsample` with a 3x3 kernel, batch norm, ReLU.
+
+    Shape:
+        x: [N, in_channels, H, W]
+        returns: [N, out_channels, scale * H, scale * W]
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        in_channels: int,
+        out_channels: int,
+        *,
+        scale: int = 2,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__(
+            create_upsample(
+                kind, in_channels, out_channels, scale=scale, kernel_size=3, allow_checkerboard=True
+            ),
+            nn.BatchNorm2d(out_channels, eps=eps),
+            nn.ReLU(inplace=True),
+        )
+
+
+def max_unpool(x: Tensor, indices: Tensor, size: Sequence[int]) -> Tensor:
     """Put each value of x at the place its pooling took it from, zeros elsewhere.
 
     Args:
@@ -118,6 +145,26 @@ def max_unpool(x: Tensor, indices: Tensor, size: tuple[int, int]) -> Tensor:
 
     Reference: Zeiler & Fergus 2014, arXiv:1311.2901.
     """
-    flat = x.new_zeros(x.shape[0], x.shape[1], size[0] * size[1])
-    flat = flat.scatter(2, indices.flatten(2), x.flatten(2))
-    return flat.unflatten(2, size)
+    n, c = x.shape[:2]
+    flat = x.new_zeros(n, c, size[0] * size[1])
+    return flat.scatter(2, indices.flatten(2), x.flatten(2)).reshape(n, c, size[0], size[1])
+
+
+def bilinear_kernel(size: int) -> Tensor:
+    """Weights [size, size] of a transposed convolution that interpolates bilinearly.
+
+    Reference: Long, Shelhamer & Darrell 2015, arXiv:1411.4038 (surgery.py of the release).
+    """
+    factor = (size + 1) // 2
+    center = factor - 1 if size % 2 else factor - 0.5
+    line = 1 - (torch.arange(size) - center).abs() / factor
+    return line[:, None] * line[None, :]
+
+
+def init_bilinear(deconv: nn.ConvTranspose2d) -> None:
+    """Make a dense transposed convolution interpolate each channel bilinearly by itself."""
+    weight = torch.zeros_like(deconv.weight)
+    channels = torch.arange(min(deconv.in_channels, deconv.out_channels))
+    weight[channels, channels] = bilinear_kernel(deconv.kernel_size[0]).to(weight)
+    with torch.no_grad():
+        deconv.weight.copy_(weight)

@@ -12,13 +12,13 @@ from segcore.encoders import Encoder, create_encoder
 from segcore.errors import OptionError
 from segcore.models.blocks import (
     ConvNormAct,
-    UpConvNormAct,
     check_images,
     crop_to,
     init_he,
     pad_to_multiple,
 )
 from segcore.models.card import ModelCard
+from segcore.models.upsampling import UpsampleNormAct
 
 CARDS = {
     "linknet": ModelCard(
@@ -45,11 +45,13 @@ class LinkNetDecoderBlock(nn.Sequential):
         returns: [N, out_channels, stride * H, stride * W]
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 2) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, stride: int = 2, upsample: str = "transposed"
+    ) -> None:
         hidden = in_channels // 4
         super().__init__(
             ConvNormAct(in_channels, hidden, kernel_size=1, eps=EPS),
-            UpConvNormAct(hidden, hidden, stride=stride, eps=EPS),
+            UpsampleNormAct(upsample, hidden, hidden, scale=stride, eps=EPS),
             ConvNormAct(hidden, out_channels, kernel_size=1, eps=EPS),
         )
 
@@ -62,17 +64,17 @@ class LinkNet(nn.Module):
         returns: {"out": [N, num_classes, H, W]}
     """
 
-    def __init__(self, encoder: Encoder, num_classes: int) -> None:
+    def __init__(self, encoder: Encoder, num_classes: int, *, upsample: str = "transposed") -> None:
         super().__init__()
         self.encoder = encoder
         stem, *deep = encoder.out_channels
         links = [stem, *deep[:-1]]
         self.decoders = nn.ModuleList(
-            LinkNetDecoderBlock(channels, link, stride=1 if level == 0 else 2)
+            LinkNetDecoderBlock(channels, link, stride=1 if level == 0 else 2, upsample=upsample)
             for level, (channels, link) in enumerate(zip(deep, links, strict=True))
         )
         self.head = nn.Sequential(
-            UpConvNormAct(stem, 32),
+            UpsampleNormAct(upsample, stem, 32),
             ConvNormAct(32, 32, eps=EPS),
             nn.ConvTranspose2d(32, num_classes, 2, stride=2),
         )
@@ -101,6 +103,7 @@ def linknet(
     in_channels: int = 3,
     pretrained: bool = False,
     backbone: str = "resnet18",
+    upsample: str = "transposed",
 ) -> LinkNet:
     """LinkNet; the paper's encoder is resnet18.
 
@@ -109,9 +112,10 @@ def linknet(
         in_channels: channels of the images.
         pretrained: ImageNet weights in the encoder.
         backbone: any encoder with features of strides 2, 4, 8, 16 and 32.
+        upsample: a name of `segcore.models.upsampling.UPSAMPLINGS`.
 
     Raises:
-        OptionError: the backbone has other strides.
+        OptionError: the backbone has other strides, or an option an unknown value.
     """
     encoder = create_encoder(backbone, in_channels=in_channels, pretrained=pretrained)
     if encoder.strides != [2, 4, 8, 16, 32]:
@@ -119,4 +123,4 @@ def linknet(
             f"backbone {backbone!r} has strides {encoder.strides}, linknet needs "
             "[2, 4, 8, 16, 32]: take a resnet, densenet, mobilenet or efficientnet"
         )
-    return LinkNet(encoder, num_classes)
+    return LinkNet(encoder, num_classes, upsample=upsample)

@@ -1,0 +1,209 @@
+"""FC-DenseNet (Tiramisu): dense blocks down and up, joined by skips.
+
+Reference: Jegou et al. 2017, arXiv:1611.09326; SimJeg/FC-DenseNet for the stack sizes, which
+correct the paper's Table 2.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from segcore.errors import OptionError
+from segcore.models.blocks import check_images, pad_to_multiple
+from segcore.models.card import ModelCard
+
+PAPER = (
+    "Jegou, Drozdzal, Vazquez, Romero & Bengio 2017, The One Hundred Layers Tiramisu: Fully "
+    "Convolutional DenseNets for Semantic Segmentation, arXiv:1611.09326"
+)
+NOTES = (
+    "The authors evaluate with batch statistics in batch norm; eval mode here uses the running "
+    "averages and scores differently."
+)
+# name: (growth rate, layers of each block on the way down, layers of the bottleneck)
+LAYOUTS: dict[str, tuple[int, tuple[int, ...], int]] = {
+    "fc_densenet56": (12, (4, 4, 4, 4, 4), 4),
+    "fc_densenet67": (16, (5, 5, 5, 5, 5), 5),
+    "fc_densenet103": (16, (4, 5, 7, 10, 12), 15),
+}
+FIRST_CHANNELS = 48
+
+
+def _card(name: str, layers: int, parameters: int, counts: dict[int, int], miou: float) -> ModelCard:
+    return ModelCard(
+        name=name,
+        title=f"FC-DenseNet{layers}",
+        paper=PAPER,
+        year=2017,
+        task="semantic",
+        parameters=parameters,
+        counts=counts,
+        published={"camvid_miou": miou},
+        notes=NOTES,
+    )
+
+
+CARDS = {
+    "fc_densenet56": _card("fc_densenet56", 56, 1_378_725, {11: 1_376_795}, 58.9),
+    "fc_densenet67": _card("fc_densenet67", 67, 3_466_133, {11: 3_463_243}, 65.8),
+    "fc_densenet103": _card(
+        "fc_densenet103", 103, 9_324_661, {11: 9_322_091, 12: 9_322_348}, 66.9
+    ),
+}
+
+
+class DenseLayer(nn.Sequential):
+    """Batch norm, ReLU, 3x3 convolution, dropout (Table 1).
+
+    Shape:
+        x: [N, in_channels, H, W]
+        returns: [N, growth_rate, H, W]
+    """
+
+    def __init__(self, in_channels: int, growth_rate: int, dropout: float) -> None:
+        super().__init__(
+            nn.BatchNorm2d(in_channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(in_channels, growth_rate, 3, padding=1),
+            nn.Dropout2d(dropout),
+        )
+
+
+class DenseBlock(nn.Module):
+    """Each layer sees the block's input and the maps of all layers before it (Fig. 2).
+
+    Shape:
+        x: [N, in_channels, H, W]
+        returns: the new maps alone, [N, layers * growth_rate, H, W]
+    """
+
+    def __init__(self, in_channels: int, growth_rate: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            DenseLayer(in_channels + index * growth_rate, growth_rate, dropout)
+            for index in range(layers)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        new: list[Tensor] = []
+        for layer in self.layers:
+            new.append(layer(torch.cat([x, *new], dim=1)))
+        return torch.cat(new, dim=1)
+
+
+class TransitionDown(nn.Sequential):
+    """Batch norm, ReLU, 1x1 convolution of the same width, dropout, max-pooling by 2.
+
+    Shape:
+        x: [N, channels, H, W]
+        returns: [N, channels, H // 2, W // 2]
+    """
+
+    def __init__(self, channels: int, dropout: float) -> None:
+        super().__init__(
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 1),
+            nn.Dropout2d(dropout),
+            nn.MaxPool2d(2),
+        )
+
+
+class FCDenseNet(nn.Module):
+    """Dense blocks with transitions between them; skips join by concatenation (Fig. 1).
+
+    On the way up only the maps that a block makes are passed on, not its input (section 3.1), but
+    for the last block, whose whole stack goes to the classifier.
+
+    Shape:
+        x: [N, in_channels, H, W], H and W at least 32
+        returns: {"out": [N, num_classes, H, W]}
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        growth_rate: int,
+        down_layers: Sequence[int],
+        bottleneck_layers: int,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.first = nn.Conv2d(in_channels, FIRST_CHANNELS, 3, padding=1)
+        self.down, self.transitions_down = nn.ModuleList(), nn.ModuleList()
+        channels, skips = FIRST_CHANNELS, []
+        for layers in down_layers:
+            self.down.append(DenseBlock(channels, growth_rate, layers, dropout))
+            channels += layers * growth_rate
+            self.transitions_down.append(TransitionDown(channels, dropout))
+            skips.append(channels)
+        self.bottleneck = DenseBlock(channels, growth_rate, bottleneck_layers, dropout)
+        self.transitions_up, self.up = nn.ModuleList(), nn.ModuleList()
+        new = bottleneck_layers * growth_rate
+        for layers, skip in zip(reversed(down_layers), reversed(skips), strict=True):
+            self.transitions_up.append(nn.ConvTranspose2d(new, new, 3, stride=2))
+            channels = new + skip
+            self.up.append(DenseBlock(channels, growth_rate, layers, dropout))
+            new = layers * growth_rate
+        self.classifier = nn.Conv2d(channels + new, num_classes, 1)
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+                nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        height, width = check_images(x, self.in_channels)
+        # 2 x 2 positions at the bottleneck keep batch norm defined for a batch of one.
+        x = self.first(pad_to_multiple(x, 1, minimum=64))
+        skips = []
+        for block, transition in zip(self.down, self.transitions_down, strict=True):
+            x = torch.cat([x, block(x)], dim=1)
+            skips.append(x)
+            x = transition(x)
+        new = self.bottleneck(x)
+        for transition, block in zip(self.transitions_up, self.up, strict=True):
+            skip = skips.pop()
+            x = torch.cat([center_crop(transition(new), skip), skip], dim=1)
+            new = block(x)
+        logits = self.classifier(torch.cat([x, new], dim=1))
+        return {"out": logits[:, :, :height, :width]}
+
+
+def center_crop(x: Tensor, skip: Tensor) -> Tensor:
+    """Cut the transposed convolution's odd border down to the size of the skip."""
+    top = (x.shape[2] - skip.shape[2]) // 2
+    left = (x.shape[3] - skip.shape[3]) // 2
+    return x[:, :, top : top + skip.shape[2], left : left + skip.shape[3]]
+
+
+def _build(name: str, num_classes: int, in_channels: int, dropout: float) -> FCDenseNet:
+    if not 0 <= dropout < 1:
+        raise OptionError(f"dropout is {dropout!r}: give a probability in [0, 1)")
+    growth_rate, down_layers, bottleneck_layers = LAYOUTS[name]
+    return FCDenseNet(
+        in_channels,
+        num_classes,
+        growth_rate=growth_rate,
+        down_layers=down_layers,
+        bottleneck_layers=bottleneck_layers,
+        dropout=dropout,
+    )
+
+
+def fc_densenet56(*, num_classes: int, in_channels: int = 3, dropout: float = 0.2) -> FCDenseNet:
+    """FC-DenseNet56: growth rate 12, 4 layers a block."""
+    return _build("fc_densenet56", num_classes, in_channels, dropout)
+
+
+def fc_densenet67(*, num_classes: int, in_channels: int = 3, dropout: float = 0.2) -> FCDenseNet:
+    """FC-DenseNet67: growth rate 16, 5 layers a block."""
+    return _build("fc_densenet67", num_classes, in_channels, dropout)
+
+
+def fc_densenet103(*, num_classes: int, in_channels: int = 3, dropout: float = 0.2) -> FCDenseNet:
+    """FC-DenseNet103: growth rate 16, blocks of 4, 5, 7, 10, 12 and 15 layers."""
+    return _build("fc_densenet103", num_classes, in_channels, dropout)
