@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from segcore.errors import DataError
 
@@ -20,19 +20,26 @@ _ORIENTATION = 0x0112
 Pixels = NDArray[np.uint8]
 
 
+class DeepImageError(DataError):
+    """An image of more than 8 bits per channel."""
+
+
 def open_image(encoded: bytes) -> Image.Image:
     """Read an image completely and turn it upright as its EXIF orientation says.
 
     Raises:
-        DataError: not an image, truncated, or of more than 8 bits per channel.
+        DeepImageError: it has more than 8 bits per channel.
+        DataError: it is not an image, or truncated.
     """
     try:
         image: Image.Image = Image.open(io.BytesIO(encoded))
         image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"unreadable image: {error}. Replace the file") from error
-    if image.mode in _DEEP_MODES:
-        raise DataError(f"image of mode {image.mode}: convert it to 8 bits per channel")
+    except UnidentifiedImageError as error:
+        raise DataError("not an image file") from error
+    except Exception as error:  # Pillow's decoders raise every kind of error on broken files
+        raise DataError(f"broken image file: {error}") from error
+    if image.mode in _DEEP_MODES or (encoded.startswith(b"\x89PNG") and encoded[24] == 16):
+        raise DeepImageError("16 bits per channel or more: convert it to 8 bits")
     if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
     return image

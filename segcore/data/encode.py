@@ -1,0 +1,131 @@
+"""One validated sample to one row of a shard."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcore.data.codec import (
+    encode_image,
+    encode_mask,
+    open_image,
+    resize_image,
+    resize_mask,
+    to_array,
+)
+from segcore.data.labels import is_index_png, read_labels
+from segcore.data.sample import DatasetInfo, Instance, Sample
+from segcore.data.shard_format import Row
+from segcore.data.validate import Inspection, file_name, read_bytes
+from segcore.errors import DataError
+from segcore.inference import rle
+
+JPEG_MAGIC = b"\xff\xd8\xff"
+PNG_MAGIC = b"\x89PNG"
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How samples are stored.
+
+    Args:
+        info: how the source encodes masks.
+        size: (height, width) to bring images and masks to; None: as they are.
+        image_encoding: "keep", "png", "jpeg" or "raw".
+        channels: of images that are encoded anew: 1 or 3.
+    """
+
+    info: DatasetInfo
+    size: tuple[int, int] | None
+    image_encoding: str
+    channels: int
+
+    def row(self, item: tuple[Sample, Inspection]) -> Row:
+        """Encode a sample, given what validation found in it.
+
+        Raises:
+            DataError: its image has changed since.
+        """
+        sample, found = item
+        encoded = read_bytes(sample.image)
+        if hashlib.sha256(encoded).hexdigest() != found.source_sha256:
+            name = file_name(sample.image, sample)
+            raise DataError(f"{name} has changed while it was read: run prepare again")
+        height, width = found.size
+        return Row(
+            id=sample.id,
+            image=self._image(encoded),
+            mask=None if sample.mask is None else self._mask(read_bytes(sample.mask)),
+            instances=self._instances(sample, encoded),
+            labels=self._labels(sample, found),
+            height=height,
+            width=width,
+            source_sha256=found.source_sha256,
+        )
+
+    def _image(self, encoded: bytes) -> bytes:
+        wanted = self.image_encoding
+        if wanted == "keep":
+            wanted = "jpeg" if encoded.startswith(JPEG_MAGIC) else "png"
+            if self.size is None:
+                return encoded
+        elif self.size is None and encoded.startswith(
+            {"png": PNG_MAGIC, "jpeg": JPEG_MAGIC}.get(wanted, b"never")
+        ):
+            return encoded
+        image = open_image(encoded)
+        if self.size is not None:
+            image = resize_image(image, self.size)
+        return encode_image(to_array(image, self.channels), wanted)
+
+    def _mask(self, encoded: bytes) -> bytes:
+        mapped = self.info.mask_values or self.info.mask_colors
+        if self.size is None and not mapped and is_index_png(encoded):
+            return encoded
+        mask = read_labels(encoded, self.info)
+        return encode_mask(mask if self.size is None else resize_mask(mask, self.size))
+
+    def _labels(self, sample: Sample, found: Inspection) -> tuple[int, ...] | None:
+        if sample.labels is not None:
+            return sample.labels
+        if found.values is not None:
+            present = np.flatnonzero(found.values[: self.info.num_classes]).tolist()
+            return tuple(i for i in present if i != self.info.ignore_index)
+        if sample.instances is not None:
+            return tuple(sorted({instance.category for instance in sample.instances}))
+        return None
+
+    def _instances(self, sample: Sample, encoded: bytes) -> tuple[Instance, ...] | None:
+        if sample.instances is None or self.size is None:
+            return sample.instances
+        image = open_image(encoded)
+        resized = (
+            _resize_instance(instance, (image.height, image.width), self.size)
+            for instance in sample.instances
+        )
+        return tuple(instance for instance in resized if instance is not None)
+
+
+def _resize_instance(
+    instance: Instance, source: tuple[int, int], size: tuple[int, int]
+) -> Instance | None:
+    """The instance at another size; None where no pixel of it is left."""
+    mask = rle.decode(instance.counts, *source).astype(np.uint8)
+    return instance_of(resize_mask(mask, size).astype(bool), instance.category, instance.iscrowd)
+
+
+def instance_of(mask: NDArray[np.bool_], category: int, iscrowd: bool = False) -> Instance | None:
+    """The instance that a binary mask [H, W] shows; None if it is empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return None
+    top, left = int(rows[0]), int(columns[0])
+    height, width = int(rows[-1]) - top + 1, int(columns[-1]) - left + 1
+    return Instance(
+        category=category,
+        bbox=(float(left), float(top), float(width), float(height)),
+        area=float(mask.sum()),
+        counts=rle.encode(mask),
+        iscrowd=iscrowd,
+    )

@@ -1,0 +1,245 @@
+"""Datasets that come as one archive: found in a mirror or fetched, unpacked, verified."""
+
+import hashlib
+import json
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segcore.data.atomic import new_folder
+from segcore.datasets.base import DataSource, Progress
+from segcore.errors import DataError
+
+Select = Callable[[str], str | None]
+
+_BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What to fetch and what must be in it.
+
+    Args:
+        file: its name in a mirror; what `url` gives is kept under it too.
+        url: where the network has it.
+        select: path in the archive -> path to unpack it to; None: leave it out.
+        digest: `tree_digest` of the unpacked files. Archives that a server packs on demand do
+            not stay the same byte for byte, so it is the files that are verified.
+        top: what all unpacked paths begin with.
+        listing: name of a table in the mirror (columns path, source_sha256) that names the
+            files behind `digest`.
+        others: further names under which a mirror may have it.
+    """
+
+    file: str
+    url: str
+    select: Select
+    digest: str
+    top: str
+    listing: str | None = None
+    others: tuple[str, ...] = field(default=())
+
+
+def install(archive: Archive, source: DataSource, progress: Progress) -> None:
+    """Make `source.raw` hold the archive's files; does nothing if it does already.
+
+    Raises:
+        DataError: no archive can be had, it is broken, or it holds other files.
+    """
+    progress(f"verify {archive.top}", 0, 0)
+    if (source.raw / archive.top).is_dir() and _digest(source.raw, archive) == archive.digest:
+        return
+    packed, fetched = find(archive, source, progress)
+    try:
+        with new_folder(source.raw) as folder:
+            unpack(packed, folder, archive.select, progress)
+            _verify(folder, archive, source, packed)
+            origin = {"origin": archive.url, "files_sha256": archive.digest}
+            (folder / "source.json").write_text(json.dumps(origin, indent=1) + "\n")
+    finally:
+        if fetched:
+            shutil.rmtree(packed.parent, ignore_errors=True)
+
+
+def find(archive: Archive, source: DataSource, progress: Progress) -> tuple[Path, bool]:
+    """The packed archive: (path, whether it was downloaded for this).
+
+    Raises:
+        DataError: neither the mirror nor the network has it.
+    """
+    for name in (archive.file, *archive.others):
+        if source.mirror is not None and (source.mirror / name).is_file():
+            return source.mirror / name, False
+    return fetch(archive, source, progress), True
+
+
+def fetch(archive: Archive, source: DataSource, progress: Progress) -> Path:
+    """Download the archive to a folder beside `source.raw`; a broken download starts anew.
+
+    Raises:
+        DataError: it cannot be fetched.
+    """
+    where = f"put {archive.file} into {source.mirror or 'a folder and name it as the mirror'}"
+    try:
+        import pooch
+    except ImportError as error:
+        raise DataError(f"downloading needs pooch: pip install pooch, or {where}") from error
+    folder = source.raw.with_name(f".{source.raw.name}.download")
+    shutil.rmtree(folder, ignore_errors=True)
+    pooch.get_logger().setLevel("ERROR")
+    registry = pooch.create(
+        path=folder,
+        base_url="",
+        registry={archive.file: None},
+        urls={archive.file: archive.url},
+        retry_if_failed=2,
+    )
+    downloader = pooch.HTTPDownloader(progressbar=_Bar(archive.file, progress), timeout=30)
+    try:
+        return Path(registry.fetch(archive.file, downloader=downloader))
+    except (OSError, ValueError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise DataError(
+            f"cannot download {archive.url}: {_reason(error)}. Check the network, or {where}"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause, without addresses of objects."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return f"{type(error).__name__}: {error}"
+
+
+class _Bar:
+    """What pooch takes for a progress bar, passed on to a `Progress`."""
+
+    def __init__(self, name: str, progress: Progress) -> None:
+        self.name = name
+        self.progress = progress
+        self.total = 0
+        self.done = 0
+
+    def update(self, count: int) -> None:
+        self.done += count
+        self.progress(f"download {self.name} [bytes]", self.done, max(self.total, self.done))
+
+    def reset(self) -> None:
+        self.done = 0
+
+    def close(self) -> None:
+        pass
+
+
+def unpack(packed: Path, folder: Path, select: Select, progress: Progress) -> None:
+    """Unpack selected files of a tar or zip archive; none can land outside `folder`.
+
+    Raises:
+        DataError: the archive is broken or tries to write elsewhere.
+    """
+    try:
+        if zipfile.is_zipfile(packed):
+            _unpack_zip(packed, folder, select, progress)
+        else:
+            _unpack_tar(packed, folder, select, progress)
+    except _BROKEN as error:
+        raise DataError(
+            f"{packed} is broken ({error}): replace it by an intact copy, or remove it"
+        ) from error
+
+
+def _unpack_tar(packed: Path, folder: Path, select: Select, progress: Progress) -> None:
+    total = packed.stat().st_size
+    with packed.open("rb") as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
+        for member in archive:
+            target = select(member.name) if member.isfile() else None
+            if target is not None:
+                archive.extract(member.replace(name=target), folder, filter="data")
+                progress(f"unpack {packed.name} [bytes]", min(stream.tell(), total), total)
+
+
+def _unpack_zip(packed: Path, folder: Path, select: Select, progress: Progress) -> None:
+    with zipfile.ZipFile(packed) as archive:
+        members = archive.infolist()
+        for number, member in enumerate(members, start=1):
+            target = None if member.is_dir() else select(member.filename)
+            if target is not None:
+                path = folder / target
+                if not path.resolve().is_relative_to(folder.resolve()):
+                    raise DataError(f"{packed} holds {member.filename}: outside its own folder")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(member) as content, path.open("wb") as file:
+                    shutil.copyfileobj(content, file)
+            progress(f"unpack {packed.name}", number, len(members))
+
+
+def tree_digest(files: Mapping[str, str]) -> str:
+    """sha256 over the lines "path sha256\\n" of some files, sorted by path.
+
+    Args:
+        files: path, with forward slashes -> sha256 of the content, in hex.
+    """
+    lines = (f"{path} {files[path]}\n" for path in sorted(files))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def hash_tree(root: Path, top: str) -> dict[str, str]:
+    """sha256 of every file under `root/top`, by its path below `root`."""
+    files = (path for path in (root / top).rglob("*") if path.is_file())
+    return {path.relative_to(root).as_posix(): hash_file(path) for path in files}
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _digest(root: Path, archive: Archive) -> str:
+    return tree_digest(hash_tree(root, archive.top))
+
+
+def _verify(folder: Path, archive: Archive, source: DataSource, packed: Path) -> None:
+    files = hash_tree(folder, archive.top)
+    digest = tree_digest(files)
+    if digest == archive.digest:
+        return
+    raise DataError(
+        f"{packed} does not hold the expected {archive.top}: digest {digest[:16]} of "
+        f"{len(files)} files, expected {archive.digest[:16]}{_difference(files, archive, source)}."
+        f" Remove it to download it again, or put an intact {archive.file} there"
+    )
+
+
+def _difference(files: Mapping[str, str], archive: Archive, source: DataSource) -> str:
+    """Name the first differing file, if a listing that matches the digest is at hand."""
+    if archive.listing is None or source.mirror is None:
+        return ""
+    expected = _read_listing(source.mirror / archive.listing)
+    if tree_digest(expected) != archive.digest:
+        return ""
+    for path in sorted({*expected, *files}):
+        if path not in files:
+            return f"; first difference: {path} is missing"
+        if path not in expected:
+            return f"; first difference: {path} does not belong there"
+        if files[path] != expected[path]:
+            return f"; first difference: {path} has other content"
+    return ""
+
+
+def _read_listing(path: Path) -> dict[str, str]:
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    header = lines[0].split("\t") if lines else []
+    rows: list[dict[str, Any]] = [
+        dict(zip(header, line.split("\t"), strict=False)) for line in lines[1:]
+    ]
+    return {row["path"]: row["source_sha256"] for row in rows if "source_sha256" in row}
