@@ -17,7 +17,7 @@ from pipelines.progress import progress
 from pipelines.report import Evaluation, Outcome
 from segcore.data.shards import ShardedDataset, ShardSplit, open_shards
 from segcore.errors import DataError
-from segcore.inference.predictor import Predictor
+from segcore.inference.predictor import Predictor, best_device
 from segcore.metrics import scores
 from segcore.package import load_package, read_spec
 
@@ -91,13 +91,6 @@ def _score(
     )
     ids = dataset.split("test").ids
     return Evaluation(version, predictor, matrices, [ids[row] for row in rows])
-
-
-def best_device() -> str:
-    """The accelerator of this process, else its CPU."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def confusions(

@@ -143,6 +143,11 @@ class Predictor:
             yield from (indices[at : at + step] for at in range(0, len(indices), step))
 
 
+def best_device() -> str:
+    """The accelerator of this process, else its CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _sequence(images: ImageLike | Sequence[ImageLike]) -> Sequence[ImageLike]:
     if isinstance(images, (np.ndarray, Tensor)):
         return list(images) if images.ndim == 4 else [images]
