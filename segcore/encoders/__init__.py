@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from segcore.encoders.base import Encoder, probe, pyramid
+from segcore.encoders.base import Encoder, TrunkEncoder, probe, pyramid
 from segcore.encoders.dilation import dilate
 from segcore.encoders.first_conv import adapt_first_conv
 from segcore.encoders.timm_encoder import TimmEncoder
@@ -29,7 +29,9 @@ ENCODERS: dict[str, str] = {
     "resnet18": RESNET,
     "resnet34": RESNET,
     "resnet50": RESNET,
+    "resnet50_deep": RESNET,
     "resnet101": RESNET,
+    "resnet101_deep": RESNET,
     "resnet152": RESNET,
     "resnext50_32x4d": RESNET,
     "resnext101_32x8d": RESNET,
@@ -82,7 +84,7 @@ def create_encoder(
     in_channels: int = 3,
     output_stride: int = 32,
     pretrained: bool | str | Path = False,
-) -> Encoder | TimmEncoder:
+) -> Encoder:
     """Build a backbone that returns one feature map per stride.
 
     Args:
@@ -114,7 +116,7 @@ def create_encoder(
     taps = pyramid(reached)
     adapt_first_conv(trunk, in_channels, keep_weights=bool(pretrained))
     dilate(trunk, [stride for _, stride in reached], output_stride)
-    return Encoder(
+    return TrunkEncoder(
         trunk,
         in_channels=in_channels,
         taps=taps,

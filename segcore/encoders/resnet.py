@@ -23,6 +23,7 @@ LAYOUTS: dict[str, tuple[bool, tuple[int, int, int, int], int, int]] = {
     "wide_resnet50_2": (True, (3, 4, 6, 3), 1, 128),
     "wide_resnet101_2": (True, (3, 4, 23, 3), 1, 128),
 }
+DEEP = "_deep"  # suffix of the variants with PSPNet's stem of three 3x3 convolutions
 
 
 class BasicBlock(nn.Module):
@@ -89,7 +90,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 def _stage(
     name: str, in_channels: int, channels: int, blocks: int, stride: int
 ) -> tuple[nn.Sequential, int]:
-    bottleneck, _, groups, width = LAYOUTS[name]
+    bottleneck, _, groups, width = LAYOUTS[name.removesuffix(DEEP)]
     layers: list[nn.Module] = []
     for index in range(blocks):
         step = stride if index == 0 else 1
@@ -104,19 +105,25 @@ def _stage(
     return nn.Sequential(*layers), in_channels
 
 
+def _stem(deep: bool) -> tuple[OrderedDict[str, nn.Module], int]:
+    """One 7x7 convolution, or the three 3x3 ones of PSPNet's ResNet."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    shapes = [(3, 64, 3, 2), (64, 64, 3, 1), (64, 128, 3, 1)] if deep else [(3, 64, 7, 2)]
+    for index, (before, after, kernel, stride) in enumerate(shapes, start=1):
+        layers[f"conv{index}"] = nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=False)
+        layers[f"bn{index}"] = nn.BatchNorm2d(after)
+        layers["relu" if index == 1 else f"relu{index}"] = nn.ReLU(inplace=True)
+    layers["maxpool"] = nn.MaxPool2d(3, 2, 1)
+    return layers, shapes[-1][1]
+
+
 def trunk(name: str) -> nn.Sequential:
     """Convolutional trunk of a ResNet (without pooling and fc), randomly initialised.
 
     Convolutions are He-normal over fan_out, batch norm starts as identity.
     """
-    layers: OrderedDict[str, nn.Module] = OrderedDict(
-        conv1=nn.Conv2d(3, 64, 7, 2, 3, bias=False),
-        bn1=nn.BatchNorm2d(64),
-        relu=nn.ReLU(inplace=True),
-        maxpool=nn.MaxPool2d(3, 2, 1),
-    )
-    in_channels = 64
-    for index, blocks in enumerate(LAYOUTS[name][1]):
+    layers, in_channels = _stem(name.endswith(DEEP))
+    for index, blocks in enumerate(LAYOUTS[name.removesuffix(DEEP)][1]):
         layers[f"layer{index + 1}"], in_channels = _stage(
             name, in_channels, 64 * 2**index, blocks, 1 if index == 0 else 2
         )

@@ -30,7 +30,9 @@ LAYOUTS: dict[str, tuple[int, tuple[int, ...], int]] = {
 FIRST_CHANNELS = 48
 
 
-def _card(name: str, layers: int, parameters: int, counts: dict[int, int], miou: float) -> ModelCard:
+def _card(
+    name: str, layers: int, parameters: int, counts: dict[int, int], miou: float
+) -> ModelCard:
     return ModelCard(
         name=name,
         title=f"FC-DenseNet{layers}",
@@ -47,9 +49,7 @@ def _card(name: str, layers: int, parameters: int, counts: dict[int, int], miou:
 CARDS = {
     "fc_densenet56": _card("fc_densenet56", 56, 1_378_725, {11: 1_376_795}, 58.9),
     "fc_densenet67": _card("fc_densenet67", 67, 3_466_133, {11: 3_463_243}, 65.8),
-    "fc_densenet103": _card(
-        "fc_densenet103", 103, 9_324_661, {11: 9_322_091, 12: 9_322_348}, 66.9
-    ),
+    "fc_densenet103": _card("fc_densenet103", 103, 9_324_661, {11: 9_322_091, 12: 9_322_348}, 66.9),
 }
 
 

@@ -154,9 +154,7 @@ class RefineNet(nn.Module):
         padded = x.shape[2:]
         features = self.encoder(x)[-len(STRIDES) :]
         coarse: Tensor | None = None
-        for level, (block, feature) in enumerate(
-            zip(self.blocks, reversed(features), strict=True)
-        ):
+        for level, (block, feature) in enumerate(zip(self.blocks, reversed(features), strict=True)):
             # The two coarsest maps are dropped out, as in the released network.
             coarse = block(self.dropout(feature) if level < 2 else feature, coarse)
         logits = self.classifier(self.dropout(coarse))
