@@ -10,18 +10,37 @@ PROBE_SIZE = 128
 
 
 class Encoder(nn.Module):
-    """Runs the layers of a trunk in order and keeps the last feature map of each stride.
+    """What every backbone offers.
 
     Args:
-        trunk: layers that each take the previous one's output.
         in_channels: channels of the images.
-        taps: index of the layer after which each feature map is kept.
         out_channels: channels of each feature map.
-        strides: input size over feature size of each feature map.
+        strides: input size over feature size of each feature map, ascending unless dilated.
 
     Shape:
         x: [N, in_channels, H, W]
         returns: list of [N, out_channels[i], H / strides[i], W / strides[i]]
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: Sequence[int], strides: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = list(out_channels)
+        self.strides = list(strides)
+        self.output_stride = self.strides[-1]
+
+
+class TrunkEncoder(Encoder):
+    """Runs the layers of a trunk in order and keeps the last feature map of each stride.
+
+    Args:
+        trunk: layers that each take the previous one's output.
+        in_channels: as `Encoder`.
+        taps: index of the layer after which each feature map is kept.
+        out_channels: as `Encoder`.
+        strides: as `Encoder`.
     """
 
     def __init__(
@@ -33,13 +52,9 @@ class Encoder(nn.Module):
         out_channels: Sequence[int],
         strides: Sequence[int],
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels, out_channels, strides)
         self.trunk = trunk
-        self.in_channels = in_channels
         self.taps = tuple(taps)
-        self.out_channels = list(out_channels)
-        self.strides = list(strides)
-        self.output_stride = self.strides[-1]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         features = []

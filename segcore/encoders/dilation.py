@@ -68,8 +68,8 @@ class DilatedConv2d(nn.Conv2d):
         kernel, before = conv.kernel_size[0], int(conv.padding[0]) * dilation
         self.margins = [before, (kernel - 1) * dilation - before] * 2
 
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(F.pad(input, self.margins))
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, self.margins))
 
 
 def dilate(trunk: nn.Sequential, strides: Sequence[int], output_stride: int) -> None:

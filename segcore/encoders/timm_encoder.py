@@ -1,12 +1,13 @@
 """Any timm network with `features_only` as an encoder; timm is an optional extra."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from segcore.encoders.base import Encoder
 from segcore.errors import OptionError
 
 
-class TimmEncoder(nn.Module):
+class TimmEncoder(Encoder):
     """A timm feature pyramid under the names of `segcore.encoders.Encoder`.
 
     Args:
@@ -26,7 +27,6 @@ class TimmEncoder(nn.Module):
     def __init__(
         self, name: str, *, in_channels: int, output_stride: int, pretrained: bool
     ) -> None:
-        super().__init__()
         try:
             import timm
         except ImportError as error:
@@ -36,7 +36,7 @@ class TimmEncoder(nn.Module):
         # Some networks refuse the key even at the stride they have.
         stride = {} if output_stride == 32 else {"output_stride": output_stride}
         try:
-            self.body = timm.create_model(
+            body = timm.create_model(
                 name, features_only=True, in_chans=in_channels, pretrained=pretrained, **stride
             )
         except Exception as error:  # timm raises many kinds, a network error among them
@@ -44,10 +44,9 @@ class TimmEncoder(nn.Module):
                 f"timm cannot build {name!r} with output_stride={output_stride}, "
                 f"pretrained={pretrained}: {error}"
             ) from error
-        self.in_channels = in_channels
-        self.out_channels: list[int] = list(self.body.feature_info.channels())
-        self.strides: list[int] = list(self.body.feature_info.reduction())
-        self.output_stride = self.strides[-1]
+        info = body.feature_info
+        super().__init__(in_channels, info.channels(), info.reduction())
+        self.body = body
 
     def forward(self, x: Tensor) -> list[Tensor]:
         features: list[Tensor] = self.body(x)

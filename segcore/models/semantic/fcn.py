@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from segcore.encoders import Encoder, create_encoder
-from segcore.encoders import vgg as vgg_encoder
-from segcore.encoders.first_conv import adapt_first_conv
-from segcore.encoders.weights import load_trunk, torchvision_weights
+from segcore.encoders.caffe import caffenet_trunk, vgg_trunk
 from segcore.errors import OptionError
 from segcore.models.blocks import check_choice, check_images, crop_to, pad_to_multiple
 from segcore.models.card import ModelCard
@@ -87,77 +85,6 @@ def score_layer(channels: int, num_classes: int) -> nn.Conv2d:
 def crop_at(x: Tensor, offset: int, size: Sequence[int]) -> Tensor:
     """Caffe's Crop: `size` positions of each side from `offset` on."""
     return x[:, :, offset : offset + size[0], offset : offset + size[1]]
-
-
-class CaffeTrunk(nn.Module):
-    """Trunk padded by 100 px, then fc6 and fc7 as convolutions.
-
-    Shape:
-        x: [N, in_channels, H, W]
-        returns: features of strides 8 and 16 for VGG (none for CaffeNet), and fc7's [N, 4096, h, w]
-    """
-
-    def __init__(self, layers: nn.Sequential, *, taps: Sequence[int], fc6_size: int) -> None:
-        super().__init__()
-        self.layers = layers
-        self.taps = tuple(taps)
-        channels = [m.out_channels for m in layers if isinstance(m, nn.Conv2d)][-1]
-        self.fc = nn.Sequential(
-            nn.Conv2d(channels, 4096, fc6_size),
-            nn.ReLU(inplace=True),
-            nn.Dropout(0.5),
-            nn.Conv2d(4096, 4096, 1),
-            nn.ReLU(inplace=True),
-            nn.Dropout(0.5),
-        )
-        for layer in self.fc:
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        features = []
-        for index, layer in enumerate(self.layers):
-            x = layer(x)
-            if index in self.taps:
-                features.append(x)
-        return [*features, self.fc(x)]
-
-
-def vgg_trunk(name: str, in_channels: int, *, pretrained: bool) -> CaffeTrunk:
-    """VGG with padding 100, pooling that rounds up, fc layers as convolutions."""
-    layers = vgg_encoder.trunk(name)
-    pools = [i for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
-    for index in pools:
-        layers[index].ceil_mode = True
-    trunk = CaffeTrunk(layers, taps=pools[2:4], fc6_size=7)
-    if pretrained:
-        state = torchvision_weights(name)
-        load_trunk(layers, state, f"torchvision's {name}")
-        for layer, key in ((trunk.fc[0], "classifier.0"), (trunk.fc[3], "classifier.3")):
-            layer.weight.data.copy_(state[f"{key}.weight"].view_as(layer.weight))
-            layer.bias.data.copy_(state[f"{key}.bias"])
-    adapt_first_conv(layers, in_channels, keep_weights=pretrained)
-    layers[0].padding = (100, 100)
-    return trunk
-
-
-def caffenet_trunk(in_channels: int) -> CaffeTrunk:
-    """The AlexNet of Caffe: two groups, local response normalisation after pooling."""
-    relu = nn.ReLU(inplace=True)
-    pool = nn.MaxPool2d(3, 2, ceil_mode=True)
-    layers = nn.Sequential(
-        *(nn.Conv2d(in_channels, 96, 11, 4, padding=100), relu, pool, nn.LocalResponseNorm(5)),
-        *(nn.Conv2d(96, 256, 5, padding=2, groups=2), relu, pool, nn.LocalResponseNorm(5)),
-        *(nn.Conv2d(256, 384, 3, padding=1), relu),
-        *(nn.Conv2d(384, 384, 3, padding=1, groups=2), relu),
-        *(nn.Conv2d(384, 256, 3, padding=1, groups=2), relu, pool),
-    )
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return CaffeTrunk(layers, taps=(), fc6_size=6)
 
 
 class FCN(nn.Module):
