@@ -14,26 +14,40 @@ import torch
 from torch import Tensor
 
 from segcore.errors import OptionError, unknown_name
+from segcore.losses.border import border_weight_map, border_weighted_cross_entropy
 from segcore.losses.bound import Loss, WeightedSum
+from segcore.losses.boundary import boundary, signed_distances
 from segcore.losses.class_weights import PixelCounts, class_weights_from_counts
 from segcore.losses.cross_entropy import cross_entropy
 from segcore.losses.dice import dice
 from segcore.losses.dice_ce import dice_ce
+from segcore.losses.focal import focal
+from segcore.losses.jaccard import jaccard
+from segcore.losses.lovasz import lovasz_softmax
+from segcore.losses.tversky import tversky
 
 __all__ = [
     "LOSSES",
     "Loss",
     "PixelCounts",
     "WeightedSum",
+    "border_weight_map",
     "class_weights_from_counts",
     "create_loss",
     "list_losses",
+    "signed_distances",
 ]
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "cross_entropy": cross_entropy,
     "dice": dice,
     "dice_ce": dice_ce,
+    "jaccard": jaccard,
+    "focal": focal,
+    "tversky": tversky,
+    "lovasz_softmax": lovasz_softmax,
+    "boundary": boundary,
+    "border_weighted_cross_entropy": border_weighted_cross_entropy,
 }
 
 _COMMON = {"ignore_index", "class_weights"}

@@ -91,12 +91,13 @@ class ConfusionMatrix:
         if target.device.type != "cpu":
             return self._count_replicated(self._bins(prediction.long(), target.long()))
         table = torch.zeros_like(self._table)
-        for some, true in zip(prediction.split(_CHUNK), target.split(_CHUNK), strict=True):
-            self._add_chunk(table, some.long(), true.long())
+        for start in range(0, target.numel(), _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            self._add_chunk(table, prediction[chunk].long(), target[chunk].long())
         return table
 
     def _add_chunk(self, table: Tensor, prediction: Tensor, target: Tensor) -> None:
-        """Count some pixels on the CPU: without a clamp where all ids have a row, as they should."""
+        """Count some pixels on the CPU; only ids without a row cost a clamp."""
         if _within(target, self._low, self._high) and _within(prediction, 0, self.num_classes):
             bins = torch.add(prediction, target, alpha=self.num_classes)
             if self._low:
