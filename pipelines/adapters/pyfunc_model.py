@@ -4,6 +4,7 @@
 `code_paths`) but not these pipelines, so it imports nothing else of them.
 """
 
+import warnings
 from typing import Any
 
 import mlflow
@@ -11,6 +12,8 @@ import numpy as np
 from mlflow.pyfunc import PythonModel
 
 from segcore.package import load_package
+
+warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
 
 
 class SegmentationModel(PythonModel):  # type: ignore[misc]

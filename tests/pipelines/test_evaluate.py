@@ -1,0 +1,146 @@
+"""The evaluate stage on real shards, packages and a real MLflow store."""
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import segcore
+from pipelines.adapters.registry import CHAMPION, Registry
+from pipelines.evaluate import confusions, evaluate
+from pipelines.params import Params
+from pipelines.report import Outcome
+from segcore.data.shards import open_shards, write_shards
+from segcore.errors import DataError
+from segcore.inference.predictor import Predictor
+from segcore.metrics import scores
+
+FILES = (
+    "metrics.json",
+    "per_class.csv",
+    "confusion.csv",
+    "confusion.png",
+    "confusions.parquet",
+    "index.html",
+)
+
+
+def run(params: Params, shards: Path, package: Path) -> Outcome:
+    return evaluate(params, shards=shards, package=package, folder=Path("report"))
+
+
+def test_confusions_ignore_void_and_sum_to_the_labelled_pixels(
+    painted_shards: Path, good_package: Path
+) -> None:
+    predictor = segcore.load_package(good_package)
+    dataset = open_shards(painted_shards)
+    matrices = confusions(predictor, dataset, [0, 5, 7], batch_size=2)
+    assert matrices.shape == (3, 3, 3)
+    assert matrices.sum((1, 2)).tolist() == [47 * 64] * 3
+    image, mask = dataset.split("test").decode(5)
+    assert mask is not None
+    predicted = predictor(image)[0].mask
+    assert matrices[1, 2, 2] == int(((mask == 2) & (predicted == 2)).sum())
+    assert matrices[1, 0, 1] == int(((mask == 0) & (predicted == 1)).sum())
+
+
+@pytest.mark.ray
+def test_champion_moves_only_to_the_better_model(
+    project: Params, painted_shards: Path, good_package: Path, bad_package: Path
+) -> None:
+    registry = Registry(project)
+    first = run(project, painted_shards, bad_package)
+    assert first.verdict == "promoted"
+    assert registry.get("segcore-painted", CHAMPION) == first.candidate.version
+
+    again = run(project, painted_shards, bad_package)
+    assert again.verdict == "unchanged"
+    assert again.candidate.version.version == first.candidate.version.version
+
+    better = run(project, painted_shards, good_package)
+    assert better.verdict == "promoted"
+    assert better.comparison is not None
+    assert better.comparison.low > 0
+    assert better.candidate.figures["miou"] > 0.8
+    assert registry.get("segcore-painted", CHAMPION) == better.candidate.version
+
+    worse = run(project, painted_shards, bad_package)
+    assert worse.verdict == "rejected"
+    assert registry.get("segcore-painted", CHAMPION) == better.candidate.version
+    tags = registry._client.get_model_version("segcore-painted", "1").tags
+    assert tags["decision"] == "rejected"
+    assert float(tags["bootstrap_high"]) < 0
+    assert float(tags["bootstrap_difference"]) == pytest.approx(
+        worse.candidate.figures["miou"] - better.candidate.figures["miou"], abs=1e-5
+    )
+    check_report(Path("report"), worse)
+
+
+def check_report(folder: Path, outcome: Outcome) -> None:
+    """Every file is there, agrees with the outcome, and the page needs nothing from outside."""
+    assert sorted(path.name for path in folder.iterdir() if path.is_file()) == sorted(FILES)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["miou"] == pytest.approx(outcome.candidate.figures["miou"])
+    assert set(metrics["iou"]) == {"ground", "disk", "square"}
+    table = pq.read_table(folder / "confusions.parquet").to_pydict()
+    assert table["model"].count("candidate") == table["model"].count("champion") == 12
+    own = [c for c, m in zip(table["confusion"], table["model"], strict=True) if m == "candidate"]
+    total = np.array(own).reshape(-1, 3, 3).sum(0)
+    assert float(scores(total).miou) == pytest.approx(metrics["miou"])
+    rows = list(csv.DictReader((folder / "confusion.csv").open()))
+    assert 2990 <= len(rows) <= 3010
+    page = (folder / "index.html").read_text()
+    assert "rejected" in page
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
+    kinds = {path.name.split("-")[0] for path in (folder / "overlays").iterdir()}
+    assert kinds == {"best", "median", "worst"}
+
+
+@pytest.mark.ray
+def test_lost_registry_is_filled_again_from_the_package(
+    project: Params, painted_shards: Path, good_package: Path, tmp_path: Path
+) -> None:
+    run(project, painted_shards, good_package)
+    shutil.rmtree(tmp_path / "mlruns", ignore_errors=True)
+    fresh = project.override({"tracking.uri": f"sqlite:///{tmp_path}/other/mlflow.db"})
+    outcome = run(fresh, painted_shards, good_package)
+    assert outcome.verdict == "promoted"
+    found = Registry(fresh).get("segcore-painted", CHAMPION)
+    assert found is not None
+    assert found.package_digest == segcore.package_digest(good_package)
+
+
+@pytest.mark.ray
+def test_registered_model_is_a_plain_pyfunc(
+    project: Params, painted_shards: Path, good_package: Path
+) -> None:
+    import mlflow
+
+    run(project, painted_shards, good_package)
+    model = mlflow.pyfunc.load_model("models:/segcore-painted@champion")
+    split = open_shards(painted_shards).split("test")
+    images = np.stack([split.decode(index)[0] for index in range(3)])
+    maps = model.predict(images)
+    assert maps.shape == (3, 48, 64)
+    assert maps.dtype == np.int64
+    predictor: Predictor = segcore.load_package(good_package)
+    np.testing.assert_array_equal(maps[1], predictor(images[1])[0].mask)
+
+
+def test_empty_test_split_says_what_to_do(
+    project: Params, painted_shards: Path, good_package: Path
+) -> None:
+    dataset = open_shards(painted_shards)
+    write_shards(
+        Path("empty"),
+        dataset.meta,
+        splits={"train": [0, 1]},
+        encode=lambda index: dataset.split("train").read(index),
+    )
+    with pytest.raises(DataError, match=r"test split of empty has 0 images.*data\.test_fraction"):
+        run(project, Path("empty"), good_package)
