@@ -1,0 +1,172 @@
+"""Where decoded images are kept between epochs: nowhere, in memory, or in a file that is mapped."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from segcore.data.rows import CachedRows, DecodedRows, Layout, Split, checksum
+from segcore.errors import DataError, OptionError
+
+CACHES = ("none", "ram", "disk")
+HEADER_BYTES = 32
+PAGE_BYTES = 4096
+MEMORY_SHARE = 0.8
+
+
+def open_rows(
+    split: Split,
+    layout: Layout,
+    *,
+    cache: str,
+    cache_dir: Path | None = None,
+    name: str = "split",
+    digest: str = "",
+    workers: int = 0,
+) -> DecodedRows | CachedRows:
+    """Rows of a split behind the cache that is asked for.
+
+    Args:
+        cache: "none", "ram" (filled as rows are first read) or "disk" (built at once, shared by
+            all processes of the machine).
+        cache_dir: folder of the disk cache.
+        name: stem of the cache file.
+        digest: identity of the split's content; another digest makes another file.
+        workers: threads that decode while the disk cache is built; at least two are used.
+
+    Raises:
+        OptionError: unknown cache, no folder for "disk", or more pixels than fit in memory.
+        DataError: the disk cannot hold the cache.
+    """
+    if cache == "none":
+        return DecodedRows(split)
+    if cache == "ram":
+        check_memory(layout.total_bytes)
+        return CachedRows(split, layout, np.empty(layout.total_bytes, dtype=np.uint8))
+    if cache != "disk":
+        raise OptionError(f"cache is {cache!r}; known: {', '.join(CACHES)}")
+    if cache_dir is None:
+        raise OptionError("cache is 'disk' but no cache_dir is given: name a folder for it")
+    return DiskCache(cache_dir, name, digest, layout).open(split, max(2, workers))
+
+
+def check_memory(needed: int) -> None:
+    """Refuse a memory cache that would not fit.
+
+    Raises:
+        OptionError: `needed` bytes exceed 80 % of the machine's memory.
+    """
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > MEMORY_SHARE * total:
+        raise OptionError(
+            f"the decoded images need {needed / 1e9:.1f} GB of {total / 1e9:.1f} GB memory: "
+            "set data.cache to disk or none, or data.size to something smaller"
+        )
+
+
+class DiskCache:
+    """The cache file of one split: header, checksum of each row, then the flat buffer.
+
+    Written under a lock to a temporary name, synced and renamed: a file of the final name is
+    whole. A file of another header or length (older shards, cut off, damaged) is built again.
+    Rows are compared with their checksums when first read, and decoded anew where they differ.
+
+    Args:
+        folder: where the file lies.
+        name: stem of the file.
+        digest: identity of the split's content.
+        layout: of the buffer.
+    """
+
+    def __init__(self, folder: Path, name: str, digest: str, layout: Layout) -> None:
+        described = f"segcore cache 1 {digest} {layout.channels}"
+        described += f" {layout.sizes}"
+        self.header = sha256(described.encode()).digest()
+        self.layout = layout
+        self.folder = folder
+        self.name = name
+        self.path = folder / f"{name}-{self.header.hex()[:16]}.cache"
+        table = HEADER_BYTES + 4 * len(layout.sizes)
+        self.start = -(-table // PAGE_BYTES) * PAGE_BYTES
+        self.length = self.start + layout.total_bytes
+
+    def open(self, split: Split, threads: int) -> CachedRows:
+        """Map the file, after building it unless a whole one is there."""
+        if not self.is_whole():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with locked(self.folder / f"{self.name}.lock"):
+                if not self.is_whole():
+                    self._build(split, threads)
+        return self._map(split)
+
+    def is_whole(self) -> bool:
+        """Whether the file is there, complete, and of this content."""
+        try:
+            with self.path.open("rb") as file:
+                header = file.read(HEADER_BYTES)
+                return header == self.header and file.seek(0, os.SEEK_END) == self.length
+        except OSError:
+            return False
+
+    def _build(self, split: Split, threads: int) -> None:
+        for stale in self.folder.glob(f"{self.name}-*.cache*"):
+            stale.unlink(missing_ok=True)
+        temporary = self.path.with_suffix(".cache.tmp")
+        try:
+            reserve(temporary, self.length)
+            self._write(temporary, split, threads)
+            temporary.replace(self.path)
+        except OSError as error:
+            raise DataError(
+                f"cannot write the cache {self.path} of {self.length / 1e9:.2f} GB: {error}; "
+                "free the space, name another folder, or set data.cache to ram or none"
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _write(self, path: Path, split: Split, threads: int) -> None:
+        file = np.memmap(path, dtype=np.uint8, mode="r+", shape=(self.length,))
+        rows = CachedRows(split, self.layout, np.asarray(file[self.start :]))
+        checksums = np.asarray(file[HEADER_BYTES : HEADER_BYTES + 4 * len(split)]).view(np.uint32)
+
+        def write_row(index: int) -> None:
+            checksums[index] = checksum(*rows.read(index))
+
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(write_row, range(len(split))):
+                pass
+        file[:HEADER_BYTES] = np.frombuffer(self.header, dtype=np.uint8)
+        file.flush()
+
+    def _map(self, split: Split) -> CachedRows:
+        """Map the file privately: pages are shared until a damaged row is decoded over them."""
+        file = np.asarray(np.memmap(self.path, dtype=np.uint8, mode="c", shape=(self.length,)))
+        checksums = file[HEADER_BYTES : HEADER_BYTES + 4 * len(split)].view(np.uint32)
+        return CachedRows(split, self.layout, file[self.start :], checksums=checksums)
+
+
+def reserve(path: Path, length: int) -> None:
+    """Make a file of `length` zero bytes whose blocks are allotted, so that no write fails later.
+
+    Raises:
+        OSError: the disk is too full.
+    """
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, length)
+        else:
+            file.truncate(length)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file across processes; it ends with the process at the latest."""
+    import fcntl
+
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

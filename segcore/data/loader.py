@@ -1,0 +1,239 @@
+"""Batches of decoded images in an order that depends on seed, epoch and step alone.
+
+One epoch of training is a permutation of the split, cut into global batches; each rank takes its
+contiguous part of every batch, so that any number of workers sees the same batches. Validation
+hands each rank its share of the rows, every row exactly once.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segcore.data.cache import open_rows
+from segcore.data.order import Plan, ShuffledPlan, check_counts, ordered_plan
+from segcore.data.rows import CachedRows, DecodedRows, Layout, Rows, Split
+from segcore.data.transforms import Augmentation
+from segcore.errors import DataError, OptionError
+
+Batch = dict[str, Any]
+
+PIXEL_STREAM = 1
+
+
+class Dataset(Protocol):
+    """What a loader needs of a dataset (`segcore.data.shards.ShardedDataset`)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def ignore_index(self) -> int: ...
+    @property
+    def in_channels(self) -> int: ...
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+    @property
+    def digest(self) -> str: ...
+    def split(self, name: str) -> Split: ...
+
+
+class Loader:
+    """Batches of one rank, `{"image": uint8 [N, C, H, W], "target": int64 [N, H, W], "id": list}`.
+
+    Args:
+        rows: the decoded images.
+        plan: which rows make up which batch.
+        ids: name of each row.
+        augmentation: what is done to each image and its label map; None for nothing.
+        seed: of the augmentation.
+        workers: threads that prepare batches ahead; 0 prepares each when it is asked for.
+    """
+
+    def __init__(
+        self,
+        rows: DecodedRows | CachedRows,
+        plan: Plan,
+        *,
+        ids: Sequence[str],
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        workers: int = 0,
+    ) -> None:
+        self.rows = rows
+        self.plan = plan
+        self.ids = ids
+        self.augmentation = augmentation
+        self.seed = seed
+        self.workers = workers
+
+    def __len__(self) -> int:
+        return self.plan.steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch(0)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of one epoch from step `start` on; what comes before is not read.
+
+        Raises:
+            OptionError: `start` is not in 0..len(self).
+        """
+        if not 0 <= start <= len(self):
+            raise OptionError(
+                f"epoch {number} cannot start at step {start}: it has {len(self)} steps; "
+                "the checkpoint belongs to another dataset or batch size"
+            )
+        rows = self.plan.epoch(number)
+        steps = range(start, len(self))
+        if self.workers == 0:
+            return (self._batch(rows(step), number) for step in steps)
+        return self._ahead(rows, number, steps)
+
+    def _ahead(self, rows: Callable[[int], Rows], number: int, steps: range) -> Iterator[Batch]:
+        """Prepare up to workers + 1 batches in threads while earlier ones are used."""
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="segcore-loader")
+        pending: deque[Future[Batch]] = deque()
+        try:
+            for step in steps:
+                pending.append(pool.submit(self._batch, rows(step), number))
+                if len(pending) > self.workers + 1:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _batch(self, rows: Rows, epoch: int) -> Batch:
+        images, masks = self._pixels(rows, epoch)
+        return {
+            "image": images,
+            "target": masks.long(),
+            "id": [self.ids[int(row)] for row in rows],
+        }
+
+    def _pixels(self, rows: Rows, epoch: int) -> tuple[Tensor, Tensor]:
+        if self.augmentation is None:
+            return self.rows.gather(rows)
+        pairs = [self._augmented(self.augmentation, int(row), epoch) for row in rows]
+        images, masks = zip(*pairs, strict=True)
+        return torch.stack(images), torch.stack(masks)
+
+    def _augmented(self, augmentation: Augmentation, row: int, epoch: int) -> tuple[Tensor, Tensor]:
+        """One row, changed by draws that depend on seed, epoch and row alone."""
+        entropy = np.random.SeedSequence([PIXEL_STREAM, self.seed, epoch, row])
+        return augmentation(*self.rows.read(row), rng=np.random.default_rng(entropy))
+
+
+def create_loaders(
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    seed: int,
+    augment: Mapping[str, Any] | None = None,
+    cache: str = "ram",
+    cache_dir: Path | None = None,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    val_batch_size: int | None = None,
+) -> tuple[Loader, Loader]:
+    """Loaders of the splits train (shuffled, augmented) and val (in order, as stored).
+
+    Args:
+        dataset: opened shards.
+        batch_size: images of a training batch over all ranks; a multiple of `world_size`.
+        seed: of order and augmentation; at least 0.
+        augment: options of `segcore.data.transforms.Augmentation`; None for none.
+        cache: where decoded images are kept, "none", "ram" or "disk".
+        cache_dir: folder of the disk cache.
+        workers: threads that prepare batches ahead of use.
+        rank: this process, in 0..world_size-1.
+        world_size: number of processes.
+        val_batch_size: images of a validation batch over all ranks; `batch_size` if None.
+
+    Raises:
+        OptionError: a count or option is out of range.
+        DataError: there is nothing to train on, or training images differ in size and are not
+            cropped.
+    """
+    ranks = {"rank": rank, "world_size": world_size}
+    check_counts(batch_size, seed=seed, workers=workers, **ranks)
+    val_size = -(-(val_batch_size or batch_size) // world_size)
+    augmentation = Augmentation.from_options(
+        augment or {}, ignore_index=dataset.ignore_index, mean=dataset.mean
+    )
+    train, val = dataset.split("train"), dataset.split("val")
+    check_training(train, batch_size, cropped=augmentation.crop is not None)
+
+    def rows(split: Split, name: str) -> DecodedRows | CachedRows:
+        return open_rows(
+            split,
+            Layout(split.sizes, channels=dataset.in_channels),
+            cache=cache,
+            cache_dir=cache_dir,
+            name=f"{dataset.name}-{name}",
+            digest=f"{dataset.digest} {name}",
+            workers=workers,
+        )
+
+    return (
+        Loader(
+            rows(train, "train"),
+            ShuffledPlan(len(train), batch_size, seed, **ranks),
+            ids=train.ids,
+            augmentation=augmentation if augmentation.enabled else None,
+            seed=seed,
+            workers=workers,
+        ),
+        Loader(
+            rows(val, "val"),
+            ordered_plan(val.sizes, val_size, **ranks),
+            ids=val.ids,
+            workers=workers,
+        ),
+    )
+
+
+def check_training(split: Split, batch_size: int, *, cropped: bool) -> None:
+    """Refuse a training split that makes no batches.
+
+    Raises:
+        DataError: it is empty, or its images differ in size and nothing makes them equal.
+    """
+    if len(split) == 0:
+        raise DataError("the split 'train' is empty: there is nothing to train on")
+    sizes = sorted(set(split.sizes))
+    if len(sizes) > 1 and batch_size > 1 and not cropped:
+        raise DataError(
+            f"training images have {len(sizes)} sizes, from {sizes[0]} to {sizes[-1]} "
+            "(height, width), and a batch needs one: set train.augment.crop to a common crop, "
+            "or data.size to store all images at one size"
+        )
+
+
+def create_loader(
+    split: Split, *, batch_size: int, workers: int = 0, rank: int = 0, world_size: int = 1
+) -> Loader:
+    """Loader of one split for one pass: in order, as stored, each image once over all ranks.
+
+    Args:
+        split: rows to read; all labelled.
+        batch_size: images of a batch of this rank at most; images of unlike sizes are never
+            put together.
+        workers: threads that decode batches ahead of use.
+        rank: this process, in 0..world_size-1.
+        world_size: number of processes.
+
+    Raises:
+        OptionError: a count is out of range.
+    """
+    check_counts(batch_size * world_size, seed=0, workers=workers, rank=rank, world_size=world_size)
+    plan = ordered_plan(split.sizes, batch_size, rank, world_size)
+    return Loader(DecodedRows(split), plan, ids=split.ids, workers=workers)

@@ -1,0 +1,180 @@
+"""Rows of a split as tensors: decoded on every read, or kept decoded in one flat buffer.
+
+Decoding costs more than everything else that a loader does, so the decoded uint8 pixels of a split
+lie one after another, all images first, each as [C, H, W], then all label maps, each as [H, W].
+"""
+
+import zlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from segcore.errors import DataError
+
+Rows = npt.NDArray[np.int64]
+
+
+class Split(Protocol):
+    """What a loader needs of one split of a dataset (`segcore.data.shards.ShardSplit`)."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Unique name of each row."""
+
+    @property
+    def sizes(self) -> Sequence[tuple[int, int]]:
+        """(height, width) of each row."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    def decode(self, index: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+        """Image as uint8 [H, W, C] and label map [H, W], or None where there is none."""
+
+
+def decode_row(split: Split, index: int) -> tuple[Tensor, Tensor]:
+    """Decode one labelled row.
+
+    Returns:
+        image uint8 [C, H, W], label map uint8 [H, W].
+
+    Raises:
+        DataError: the row has no label map.
+    """
+    image, mask = split.decode(index)
+    if mask is None:
+        raise DataError(
+            f"image {split.ids[index]!r} has no mask: a split that is trained or scored on "
+            "needs one for every image; put unlabelled images into the split 'unlabelled'"
+        )
+    if image.ndim == 2:
+        image = image[:, :, None]
+    pixels = np.ascontiguousarray(image.transpose(2, 0, 1))
+    return torch.from_numpy(pixels), torch.from_numpy(np.array(mask))
+
+
+class DecodedRows:
+    """Rows of a split, decoded again on every read (`cache="none"`)."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        """Row `index` as image uint8 [C, H, W] and label map [H, W]; not to be written to."""
+        return decode_row(self.split, index)
+
+    def gather(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Rows of one size as images uint8 [N, C, H, W] and label maps [N, H, W]."""
+        images, masks = zip(*(self.read(int(row)) for row in rows), strict=True)
+        return torch.stack(images), torch.stack(masks)
+
+
+class Layout:
+    """Where each row of a split lies in the flat buffer.
+
+    Args:
+        sizes: (height, width) of each row.
+        channels: of every image.
+    """
+
+    def __init__(self, sizes: Sequence[tuple[int, int]], *, channels: int) -> None:
+        self.sizes = [(int(h), int(w)) for h, w in sizes]
+        self.channels = channels
+        pixels = np.array([h * w for h, w in self.sizes], dtype=np.int64)
+        self.starts = np.concatenate([[0], np.cumsum(pixels)]).astype(np.int64)
+        self.total_pixels = int(self.starts[-1])
+        self.uniform = self.sizes[0] if len(set(self.sizes)) == 1 else None
+
+    @property
+    def image_bytes(self) -> int:
+        """Of all images; the label maps follow."""
+        return self.total_pixels * self.channels
+
+    @property
+    def total_bytes(self) -> int:
+        return self.image_bytes + self.total_pixels
+
+
+class CachedRows:
+    """Rows of a split in one flat buffer; a row is checked or decoded when first read.
+
+    Threads may read at once: two that fill one row write the same bytes.
+
+    Args:
+        split: source of rows that are not in the buffer yet.
+        layout: of the buffer.
+        buffer: uint8 [layout.total_bytes].
+        checksums: CRC-32 of each row that the buffer already holds; None where it holds none.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        layout: Layout,
+        buffer: npt.NDArray[np.uint8],
+        *,
+        checksums: npt.NDArray[np.uint32] | None = None,
+    ) -> None:
+        self.split = split
+        self.layout = layout
+        self.checksums = checksums
+        self.ready = np.zeros(len(layout.sizes), dtype=bool)
+        images = torch.from_numpy(buffer[: layout.image_bytes])
+        masks = torch.from_numpy(buffer[layout.image_bytes :])
+        self.images, self.masks = images, masks
+        if layout.uniform is not None:
+            height, width = layout.uniform
+            self.images = images.view(-1, layout.channels, height, width)
+            self.masks = masks.view(-1, height, width)
+
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        """Row `index` as image uint8 [C, H, W] and label map [H, W]; not to be written to."""
+        if not self.ready[index]:
+            self.fill(index)
+        return self._views(index)
+
+    def gather(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Rows of one size as images uint8 [N, C, H, W] and label maps [N, H, W]."""
+        for row in rows[~self.ready[rows]]:
+            self.fill(int(row))
+        if self.layout.uniform is None:
+            images, masks = zip(*(self._views(int(row)) for row in rows), strict=True)
+            return torch.stack(images), torch.stack(masks)
+        index = torch.from_numpy(rows)
+        return self.images.index_select(0, index), self.masks.index_select(0, index)
+
+    def fill(self, index: int) -> None:
+        """Bring one row into the buffer, unless it is there and matches its checksum."""
+        image, mask = self._views(index)
+        if self.checksums is None or self.checksums[index] != checksum(image, mask):
+            self._decode_into(index, image, mask)
+        self.ready[index] = True
+
+    def _decode_into(self, index: int, image: Tensor, mask: Tensor) -> None:
+        new_image, new_mask = decode_row(self.split, index)
+        if new_image.shape != image.shape or new_mask.shape != mask.shape:
+            raise DataError(
+                f"image {self.split.ids[index]!r} decodes to {tuple(new_image.shape)} with a mask "
+                f"of {tuple(new_mask.shape)}, expected {tuple(image.shape)} and "
+                f"{tuple(mask.shape)}: the shards contradict themselves, run prepare again"
+            )
+        image.copy_(new_image)
+        mask.copy_(new_mask)
+
+    def _views(self, index: int) -> tuple[Tensor, Tensor]:
+        if self.layout.uniform is not None:
+            return self.images[index], self.masks[index]
+        height, width = self.layout.sizes[index]
+        start, stop = int(self.layout.starts[index]), int(self.layout.starts[index + 1])
+        channels = self.layout.channels
+        image = self.images[start * channels : stop * channels].view(channels, height, width)
+        return image, self.masks[start:stop].view(height, width)
+
+
+def checksum(image: Tensor, mask: Tensor) -> int:
+    """CRC-32 of the bytes of an image and then its label map."""
+    return zlib.crc32(mask.numpy().data, zlib.crc32(image.numpy().data))

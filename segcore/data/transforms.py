@@ -1,0 +1,232 @@
+"""Random changes of an image and its label map together, by torchvision.transforms.v2.
+
+Every draw comes from the generator that the caller gives, so a sample seen again under the same
+generator has the same pixels. The functional operators dispatch on the type of what they get:
+boxes or instance masks join by being put beside image and mask in `Augmentation.apply`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segcore.errors import OptionError, unknown_name
+
+MAX_UINT8 = 255
+RGB_CHANNELS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What may happen to a training image, in this order; the default is nothing.
+
+    Args:
+        ignore_index: label of pixels that come from outside the image.
+        mean: of each channel in 0..1, the colour of such pixels.
+        rotate_deg: rotation about the centre by up to this many degrees either way.
+        elastic_alpha: strength of the elastic deformation: uniform noise in -1..1 per pixel,
+            smoothed by a Gaussian, times this, is the displacement in pixels (Simard et al. 2003).
+        elastic_sigma: standard deviation of that Gaussian in pixels; greater is smoother.
+        scale: (smallest, largest) factor by which the image is enlarged.
+        crop: (height, width) of the result, cut at random from the enlarged image; None for the
+            image's own. What lies outside is filled.
+        translate_px: shift of what is cut by up to this many pixels of the source, each way.
+        hflip: probability of swapping left and right.
+        color: strength in 0..1: brightness, contrast and saturation are each multiplied by a
+            factor in 1-color..1+color. Hue stays (its conversion costs ten times the others).
+            Images that are not RGB change in brightness alone.
+    """
+
+    ignore_index: int
+    mean: tuple[float, ...]
+    crop: tuple[int, int] | None = None
+    hflip: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    translate_px: int = 0
+    rotate_deg: float = 0.0
+    color: float = 0.0
+    elastic_alpha: float = 0.0
+    elastic_sigma: float = 10.0
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        crop_sides = self.crop or (1, 1)
+        for name, value, allowed, fits in (
+            ("crop", self.crop, "two sizes of at least 1", min(crop_sides) >= 1),
+            ("hflip", self.hflip, "in 0..1", 0 <= self.hflip <= 1),
+            ("scale", self.scale, "0 < smallest <= largest", 0 < low <= high),
+            ("translate_px", self.translate_px, "at least 0", self.translate_px >= 0),
+            ("rotate_deg", self.rotate_deg, "in 0..180", 0 <= self.rotate_deg <= 180),
+            ("color", self.color, "in 0..1", 0 <= self.color <= 1),
+            ("elastic_alpha", self.elastic_alpha, "at least 0", self.elastic_alpha >= 0),
+            ("elastic_sigma", self.elastic_sigma, "above 0", self.elastic_sigma > 0),
+        ):
+            if not fits:
+                raise OptionError(f"train.augment.{name} is {value!r}; it must be {allowed}")
+
+    @classmethod
+    def from_options(
+        cls, options: Mapping[str, Any], *, ignore_index: int, mean: Sequence[float]
+    ) -> "Augmentation":
+        """Build from plain values, as a params file has them (lists for pairs).
+
+        Raises:
+            OptionError: an unknown option, or a value out of range.
+        """
+        known = {field.name for field in fields(cls)} - {"ignore_index", "mean"}
+        for name in options:
+            if name not in known:
+                raise OptionError(f"train.augment: {unknown_name('option', name, known)}")
+        values = dict(options)
+        for name in ("crop", "scale"):
+            if values.get(name) is not None:
+                values[name] = _pair(name, values[name])
+        return cls(ignore_index=ignore_index, mean=tuple(mean), **values)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything can change at all."""
+        nothing = Augmentation(ignore_index=self.ignore_index, mean=self.mean)
+        return replace(self, elastic_sigma=nothing.elastic_sigma) != nothing
+
+    def __call__(
+        self, image: Tensor, mask: Tensor, *, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Change one sample; what is given stays as it is.
+
+        Args:
+            image: uint8 [C, H, W].
+            mask: integer [H, W].
+            rng: source of every draw.
+
+        Returns:
+            image uint8 [C, h, w] and mask [h, w], (h, w) being `crop`, or (H, W) without.
+        """
+        from torchvision import tv_tensors
+
+        if not 0 <= self.ignore_index <= MAX_UINT8:
+            mask = mask.int()
+        items = [tv_tensors.Image(image), tv_tensors.Mask(mask)]
+        new_image, new_mask = self.apply(items, (image.shape[-2], image.shape[-1]), rng)
+        return new_image.as_subclass(Tensor), new_mask.as_subclass(Tensor)
+
+    def apply(
+        self, items: list[Tensor], size: tuple[int, int], rng: np.random.Generator
+    ) -> list[Tensor]:
+        """Change tv_tensors of one sample alike, each as its type asks for.
+
+        Args:
+            items: tv_tensors over the same (height, width).
+            size: that (height, width).
+            rng: source of every draw.
+        """
+        from torchvision.transforms.v2 import functional as ops
+
+        if self.rotate_deg > 0:
+            angle = rng.uniform(-self.rotate_deg, self.rotate_deg)
+            items = [
+                ops.affine(item, angle, [0, 0], 1.0, [0.0, 0.0], "bilinear", fill=self._fill(item))
+                for item in items
+            ]
+        if self.elastic_alpha > 0:
+            shift = displacement(size, alpha=self.elastic_alpha, sigma=self.elastic_sigma, rng=rng)
+            items = [ops.elastic(item, shift, fill=self._fill(item)) for item in items]
+        items = self._cut(items, size, rng)
+        if self.hflip > 0 and rng.random() < self.hflip:
+            items = [ops.horizontal_flip(item) for item in items]
+        if self.color > 0:
+            items = self._recolor(items, rng)
+        return items
+
+    def _cut(
+        self, items: list[Tensor], size: tuple[int, int], rng: np.random.Generator
+    ) -> list[Tensor]:
+        """Enlarge, shift and crop in one step: take a window of the source, resize it."""
+        from torchvision.transforms.v2 import functional as ops
+
+        out = self.crop or size
+        factor = rng.uniform(*self.scale) if self.scale[0] < self.scale[1] else self.scale[0]
+        height, width = (max(1, round(side / factor)) for side in out)
+        slack = [side - taken for side, taken in zip(size, (height, width), strict=True)]
+        top, left = (int(rng.integers(min(0, free), max(0, free) + 1)) for free in slack)
+        if self.translate_px > 0:
+            reach = self.translate_px
+            top += int(rng.integers(-reach, reach + 1))
+            left += int(rng.integers(-reach, reach + 1))
+        if (top, left, height, width) != (0, 0, *size):
+            items = [self._window(item, size, (top, left, height, width)) for item in items]
+        if (height, width) != out:
+            items = [ops.resize(item, list(out)) for item in items]
+        return items
+
+    def _window(
+        self, item: Tensor, size: tuple[int, int], box: tuple[int, int, int, int]
+    ) -> Tensor:
+        """Cut (top, left, height, width) out of an item; what is outside of it is filled."""
+        from torchvision.transforms.v2 import functional as ops
+
+        top, left, height, width = box
+        right, bottom = left + width - size[1], top + height - size[0]
+        padding = [max(0, side) for side in (-left, -top, right, bottom)]
+        if any(padding):
+            item = ops.pad(item, padding, fill=self._fill(item))
+        cut: Tensor = ops.crop(item, max(0, top), max(0, left), height, width)
+        return cut
+
+    def _recolor(self, items: list[Tensor], rng: np.random.Generator) -> list[Tensor]:
+        from torchvision import tv_tensors
+        from torchvision.transforms.v2 import functional as ops
+
+        low, high = 1 - self.color, 1 + self.color
+        brightness, contrast, saturation = rng.uniform(low, high, 3)
+
+        def recolor(item: Tensor) -> Tensor:
+            if not isinstance(item, tv_tensors.Image):
+                return item
+            item = ops.adjust_brightness(item, brightness)
+            if len(self.mean) == RGB_CHANNELS:
+                item = ops.adjust_saturation(ops.adjust_contrast(item, contrast), saturation)
+            return item
+
+        return [recolor(item) for item in items]
+
+    def _fill(self, item: Tensor) -> int | list[float]:
+        """Mean colour for images, `ignore_index` for label maps."""
+        from torchvision import tv_tensors
+
+        if isinstance(item, tv_tensors.Image):
+            return [float(round(value * MAX_UINT8)) for value in self.mean]
+        return self.ignore_index
+
+
+def displacement(
+    size: tuple[int, int], *, alpha: float, sigma: float, rng: np.random.Generator
+) -> Tensor:
+    """Smooth random field that says where each pixel of the result comes from.
+
+    Args:
+        size: (height, width).
+        alpha: factor of the smoothed noise, in pixels.
+        sigma: of the smoothing, in pixels.
+        rng: source of the noise.
+
+    Returns:
+        float32 [1, H, W, 2], (x, y) offsets in units in which the image spans -1..1.
+
+    Reference: Simard, Steinkraus, Platt 2003, "Best practices for convolutional neural networks".
+    """
+    from scipy.ndimage import gaussian_filter
+
+    noise = rng.uniform(-1.0, 1.0, (2, *size)).astype(np.float32)
+    offsets = [alpha * gaussian_filter(plane, sigma, mode="constant") for plane in noise]
+    units = [offset * 2 / side for offset, side in zip(offsets, size[::-1], strict=True)]
+    return torch.from_numpy(np.stack(units, axis=-1)[None])
+
+
+def _pair(name: str, value: Any) -> tuple[Any, Any]:
+    if isinstance(value, str) or len(value) != 2:
+        raise OptionError(f"train.augment.{name} is {value!r}; it takes two numbers")
+    return value[0], value[1]
