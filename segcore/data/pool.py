@@ -15,13 +15,15 @@ from segcore.errors import DataError
 SAMPLES_PER_WORKER = 64
 
 
-def count_workers(samples: int, workers: int | None) -> int:
-    """How many processes are worth their start: at most one per CPU and per 64 samples."""
+def count_workers(
+    samples: int, workers: int | None, *, per_worker: int = SAMPLES_PER_WORKER
+) -> int:
+    """How many processes are worth their start: `workers`, else one a CPU and `per_worker`."""
     if workers is not None:
         return max(1, workers)
     affinity = getattr(os, "sched_getaffinity", None)
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min(cpus, samples // SAMPLES_PER_WORKER))
+    return max(1, min(cpus, samples // per_worker))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TypeVar
 from segcore.data.atomic import new_folder
 from segcore.data.codec import ENCODINGS
 from segcore.data.encode import Encoding
-from segcore.data.pool import count_workers, worker_pool
+from segcore.data.pool import SAMPLES_PER_WORKER, count_workers, worker_pool
 from segcore.data.sample import SPLITS, DatasetInfo, Sample
 from segcore.data.shard_writer import write_shards
 from segcore.data.statistics import measure
@@ -21,6 +21,7 @@ from segcore.datasets.base import Dataset, Progress, silent
 from segcore.errors import DataError, OptionError
 
 REJECTED = "rejected.csv"
+COPIED_PER_WORKER = 2048
 COLUMNS = ("file", "split", "fault", "value", "fix", "severity")
 
 In = TypeVar("In")
@@ -209,7 +210,9 @@ def write(
         written += rows
         progress("write", written, len(samples))
 
-    with worker_pool(count_workers(len(samples), workers)) as pool:
+    copied = image_encoding == "keep" and validation.size is None
+    per_worker = COPIED_PER_WORKER if copied else SAMPLES_PER_WORKER
+    with worker_pool(count_workers(len(samples), workers, per_worker=per_worker)) as pool:
         write_shards(
             Path(path), meta, splits=splits, encode=encoding.row, rows_per_shard=rows_per_shard,
             executor=pool, done=done, extra={REJECTED: validation.csv()},

@@ -7,7 +7,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from segcore.datasets.base import DataSource, Progress
 from segcore.errors import DataError
 
 Select = Callable[[str], str | None]
+
+MB = 1_000_000
 
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error)
 
@@ -33,6 +35,7 @@ class Archive:
         top: what all unpacked paths begin with.
         listing: name of a table in the mirror (columns path, source_sha256) that names the
             files behind `digest`.
+        size: of the archive in bytes, about, for progress where the server does not tell it.
         others: further names under which a mirror may have it.
     """
 
@@ -42,7 +45,8 @@ class Archive:
     digest: str
     top: str
     listing: str | None = None
-    others: tuple[str, ...] = field(default=())
+    size: int = 0
+    others: tuple[str, ...] = ()
 
 
 def install(archive: Archive, source: DataSource, progress: Progress) -> None:
@@ -99,7 +103,7 @@ def fetch(archive: Archive, source: DataSource, progress: Progress) -> Path:
         urls={archive.file: archive.url},
         retry_if_failed=2,
     )
-    downloader = pooch.HTTPDownloader(progressbar=_Bar(archive.file, progress), timeout=30)
+    downloader = pooch.HTTPDownloader(progressbar=_Bar(archive, progress), timeout=30)
     try:
         return Path(registry.fetch(archive.file, downloader=downloader))
     except (OSError, ValueError) as error:
@@ -119,15 +123,17 @@ def _reason(error: BaseException) -> str:
 class _Bar:
     """What pooch takes for a progress bar, passed on to a `Progress`."""
 
-    def __init__(self, name: str, progress: Progress) -> None:
-        self.name = name
+    def __init__(self, archive: Archive, progress: Progress) -> None:
+        self.name = archive.file
+        self.expected = archive.size
         self.progress = progress
         self.total = 0
         self.done = 0
 
     def update(self, count: int) -> None:
         self.done += count
-        self.progress(f"download {self.name} [bytes]", self.done, max(self.total, self.done))
+        total = max(self.total or self.expected, self.done)
+        self.progress(f"download {self.name} [MB]", self.done // MB, total // MB)
 
     def reset(self) -> None:
         self.done = 0
@@ -160,7 +166,7 @@ def _unpack_tar(packed: Path, folder: Path, select: Select, progress: Progress) 
             target = select(member.name) if member.isfile() else None
             if target is not None:
                 archive.extract(member.replace(name=target), folder, filter="data")
-                progress(f"unpack {packed.name} [bytes]", min(stream.tell(), total), total)
+                progress(f"unpack {packed.name} [MB]", min(stream.tell(), total) // MB, total // MB)
 
 
 def _unpack_zip(packed: Path, folder: Path, select: Select, progress: Progress) -> None:

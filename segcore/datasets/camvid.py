@@ -44,6 +44,7 @@ ARCHIVE = Archive(
     digest="b81b9e1c6b6bfbc41340c84960cb81b72bb05ec4d1ba36f023291732cb972d37",
     top="CamVid",
     listing="camvid_files.tsv",
+    size=187_000_000,
 )
 
 

@@ -1,0 +1,76 @@
+"""The dataset that params name, its folders, and how far work on it is."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from pipelines.params import Params
+from pipelines.progress import Advance, progress
+from segcore import datasets
+from segcore.datasets import Dataset, DataSource
+from segcore.datasets.base import Progress
+
+RAW = Path("data/raw")
+SHARDS = Path("data/shards")
+MIRROR = "SEGCORE_MIRROR"
+DEFAULT_MIRROR = "../shared/data"
+
+
+def raw_folder(params: Params) -> Path:
+    """Where `download` puts the dataset."""
+    return RAW / params.data.name
+
+
+def shards_folder(params: Params) -> Path:
+    """Where `prepare` puts its shards."""
+    return SHARDS / params.data.name
+
+
+def create_source(params: Params) -> DataSource:
+    """What `segcore.create_dataset` needs to know of the params and this machine."""
+    data = params.data
+    return DataSource(
+        raw=raw_folder(params),
+        path=Path(data.path) if data.name == "folder" else None,
+        classes=data.classes,
+        ignore_index=data.ignore_index,
+        val_fraction=data.val_fraction,
+        test_fraction=data.test_fraction,
+        seed=data.seed,
+        options=data.options,
+        mirror=Path(os.environ.get(MIRROR) or DEFAULT_MIRROR),
+    )
+
+
+def create_dataset(params: Params) -> Dataset:
+    """The adapter of the dataset that params name.
+
+    Raises:
+        UnknownNameError: no dataset has this name.
+        OptionError: it has no such option.
+    """
+    return datasets.create_dataset(params.data.name, create_source(params))
+
+
+@contextmanager
+def show_progress() -> Iterator[Progress]:
+    """A `Progress` of segcore, shown as a bar or as lines for each thing that is done in turn."""
+    with ExitStack() as stack:
+        current = ""
+        shown = 0
+        advance: Advance | None = None
+
+        def follow(what: str, done: int, total: int) -> None:
+            nonlocal current, shown, advance
+            if total == 0:
+                return
+            if what != current or advance is None:
+                stack.close()
+                title, _, unit = what.partition(" [")
+                bar = progress(title, total, unit=unit.rstrip("]") or "files")
+                advance, current, shown = stack.enter_context(bar), what, 0
+            advance(done - shown)
+            shown = done
+
+        yield follow
