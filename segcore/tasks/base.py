@@ -68,6 +68,14 @@ class Task:
     def after_step(self, model: nn.Module) -> None:
         """Called after each batch's optimiser steps (an EMA teacher, say)."""
 
+    def check(self, batch: Batch) -> None:
+        """Called with each batch as the loader gives it, before it goes to the device.
+
+        Raises:
+            SegcoreError: the labels cannot be meant for this task. On an accelerator the same
+                fault would end the process without a word on its cause.
+        """
+
     def predict(self, model: nn.Module, batch: Batch) -> Any:
         """What `new_metric().update` takes as its first argument; model is in eval mode."""
         raise NotImplementedError

@@ -1,0 +1,135 @@
+"""What the loop needs of torch.distributed; every function also holds for a single process."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+BUCKET_ELEMENTS = 8 * 2**20
+
+
+def rank() -> int:
+    """Index of this process; 0 where there is no process group."""
+    return dist.get_rank() if _grouped() else 0
+
+
+def world_size() -> int:
+    """Number of processes; 1 where there is no process group."""
+    return dist.get_world_size() if _grouped() else 1
+
+
+def gather(value: Any) -> list[Any]:
+    """The picklable values of all processes, in rank order. A collective call."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_rank_zero(value: float, device: torch.device) -> float:
+    """Rank 0's value. A collective call."""
+    if world_size() == 1:
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.broadcast(tensor, src=0)
+    return float(tensor)
+
+
+def default_device() -> torch.device:
+    """This process's accelerator if there is one, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    local = int(os.environ.get("LOCAL_RANK", torch.cuda.current_device()))
+    return torch.device("cuda", local % torch.cuda.device_count())
+
+
+def broadcast_tensors(tensors: Sequence[Tensor]) -> None:
+    """Overwrite the tensors by rank 0's. A collective call."""
+    if world_size() == 1:
+        return
+    for tensor in tensors:
+        dist.broadcast(tensor.detach(), src=0)
+
+
+def place_model(model: nn.Module, device: torch.device, *, channels_last: bool) -> nn.Module:
+    """Move a model to where it trains; batch norm spans all GPUs where there are several.
+
+    Args:
+        model: moved in place; its batch norms may be replaced.
+        device: where to.
+        channels_last: lay out 4-D weights that way.
+    """
+    model = model.to(device)
+    if device.type == "cuda" and world_size() > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    if channels_last:
+        for parameter in model.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return model
+
+
+def distribute(model: nn.Module, device: torch.device, *, whole: bool) -> nn.Module:
+    """Prepare a model on its device for the process group, if there is one.
+
+    Args:
+        model: on `device`, its weights possibly unlike those of other ranks.
+        device: where it trains.
+        whole: each backward pass reaches the parameters through one forward pass of the whole
+            model: DistributedDataParallel then averages gradients while they are computed.
+            Else the weights are only made equal, and `average_gradients` is the caller's.
+    """
+    if world_size() == 1:
+        return model
+    if not whole:
+        broadcast_tensors([*model.parameters(), *model.buffers()])
+        return model
+    on_gpu = device.type == "cuda"
+    return DistributedDataParallel(
+        model,
+        device_ids=[device.index] if on_gpu else None,
+        broadcast_buffers=False,
+        # Without this DDP lays its buckets out anew after the first step, and more than two ranks
+        # would add in another order after a resume. On a GPU exactness is not promised.
+        find_unused_parameters=not on_gpu,
+    )
+
+
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Replace gradients by their mean over all ranks, in flat buckets. A collective call.
+
+    A parameter that has no gradient on some rank counts there as zero.
+    """
+    if world_size() == 1:
+        return
+    for group in _buckets(parameters):
+        grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in group]
+        flat = torch.cat([grad.reshape(-1) for grad in grads])
+        dist.all_reduce(flat)
+        flat /= world_size()
+        chunks = torch.split(flat, [grad.numel() for grad in grads])
+        for parameter, grad, chunk in zip(group, grads, chunks, strict=True):
+            parameter.grad = grad.copy_(chunk.view(grad.shape))
+
+
+def _buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Neighbours of one dtype, up to BUCKET_ELEMENTS together."""
+    buckets: list[list[nn.Parameter]] = []
+    size = 0
+    for parameter in parameters:
+        fits = buckets and size + parameter.numel() <= BUCKET_ELEMENTS
+        if not fits or buckets[-1][0].dtype != parameter.dtype:
+            buckets.append([])
+            size = 0
+        buckets[-1].append(parameter)
+        size += parameter.numel()
+    return buckets
+
+
+def _grouped() -> bool:
+    return dist.is_available() and dist.is_initialized()

@@ -1,0 +1,256 @@
+"""Semantic segmentation: one class per pixel."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segcore.errors import DataError, OptionError, ShapeError
+from segcore.losses import class_weights_from_counts, create_loss
+from segcore.metrics import ConfusionMatrix
+from segcore.tasks.base import Batch, Task
+
+SemanticLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+class SemanticTask(Task):
+    """A loss over logits, and counts of a confusion matrix.
+
+    A batch has "image" (uint8 0..255, or float 0..1; [N, C, H, W]) and "target" (int64
+    [N, H, W]). The model returns {"out": logits [N, K, H, W], "aux...": likewise} or logits alone.
+
+    Args:
+        num_classes: K; 1 means binary, with one foreground logit and target ids 0 and 1.
+        loss: (logits, target) -> scalar.
+        ignore_index: target id that counts nowhere.
+        mean: per channel, of images in 0..1.
+        std: likewise, > 0.
+        class_names: K names, for the keys of figures; None: class_0, class_1, ...
+        aux_weight: weight of the loss of each auxiliary output.
+        loss_name: key of the main loss term.
+
+    Raises:
+        OptionError: the numbers of names or channels do not agree.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        loss: SemanticLoss,
+        ignore_index: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        class_names: Sequence[str] | None = None,
+        aux_weight: float = 0.4,
+        loss_name: str = "main",
+    ) -> None:
+        names = class_names if class_names else [f"class_{i}" for i in range(num_classes)]
+        if len(names) != num_classes:
+            raise OptionError(f"class_names has {len(names)} names for {num_classes} classes")
+        if len(mean) != len(std) or min(std, default=0.0) <= 0:
+            raise OptionError(
+                f"mean is {tuple(mean)} and std {tuple(std)}: give one of each per channel, std > 0"
+            )
+        self.num_classes = num_classes
+        self.loss = loss
+        self.ignore_index = ignore_index
+        self.class_names = tuple(names)
+        self.aux_weight = aux_weight
+        self.loss_name = loss_name
+        self._mean = torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1)
+        self._std = torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1)
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """(x - mean) / std of images in 0..1; uint8 is scaled by 1/255 first.
+
+        Shape:
+            image: [N, C, H, W] uint8 or float
+            returns: [N, C, H, W] float32
+
+        Raises:
+            ShapeError: another number of channels.
+        """
+        if image.ndim != 4 or image.shape[1] != self._mean.shape[1]:
+            raise ShapeError(
+                f"image is {tuple(image.shape)}, expected [N, {self._mean.shape[1]}, H, W]: "
+                "mean and std say the number of channels"
+            )
+        if self._mean.device != image.device:
+            self._mean, self._std = self._mean.to(image.device), self._std.to(image.device)
+        scaled = image.float() if image.is_floating_point() else image.float() / 255.0
+        return (scaled - self._mean) / self._std
+
+    def check(self, batch: Batch) -> None:
+        """Refuse target ids that are no class: an accelerator would end the process on them.
+
+        Looks at every batch, in host memory: two passes for an extremum of int64, about 1 ms for
+        eight images of 512 x 512.
+
+        Raises:
+            DataError: naming the ids and the samples.
+        """
+        target = batch["target"]
+        highest = max(self.num_classes, 2) - 1
+        if target.numel() == 0 or _within(target, highest):
+            return
+        wrong = ((target < 0) | (target > highest)) & (target != self.ignore_index)
+        if not bool(wrong.any()):
+            return
+        rows = wrong.flatten(1).any(1).nonzero().flatten().tolist()
+        names = [str(batch["id"][row]) for row in rows] if "id" in batch else rows
+        raise DataError(
+            f"target of {', '.join(map(str, names[:5]))} has class id "
+            f"{', '.join(map(str, target[wrong].unique().tolist()[:10]))}, but there are "
+            f"{self.num_classes} classes (0..{highest}) and ignore_index is {self.ignore_index}: "
+            "correct the masks, num_classes or ignore_index"
+        )
+
+    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The loss of "out", and of each auxiliary output by its weight."""
+        outputs = model(self.normalise(batch["image"]))
+        if isinstance(outputs, Tensor):
+            outputs = {"out": outputs}
+        terms = {self.loss_name: self.loss(outputs["out"], batch["target"])}
+        for name, logits in outputs.items():
+            if name.startswith("aux"):
+                terms[name] = self.aux_weight * self.loss(logits, batch["target"])
+        return terms
+
+    def predict(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Logits [N, K, H, W]."""
+        outputs = model(self.normalise(batch["image"]))
+        logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs["out"]
+        return logits
+
+    def new_metric(self) -> "SemanticMetric":
+        """Confusion matrix and mean loss."""
+        names = self.class_names
+        return SemanticMetric(
+            ConfusionMatrix(self.num_classes, self.ignore_index),
+            loss=self.loss,
+            class_names=names if len(names) > 1 else ("background", *names),
+        )
+
+
+class SemanticMetric:
+    """miou, pixel_accuracy, mean_accuracy, fw_iou, the mean loss per image, iou/<class name>.
+
+    Args:
+        confusion: counts pixels.
+        loss: (logits, target) -> scalar.
+        class_names: one per class of `confusion`.
+    """
+
+    def __init__(
+        self, confusion: ConfusionMatrix, *, loss: SemanticLoss, class_names: Sequence[str]
+    ) -> None:
+        self.confusion = confusion
+        self.loss = loss
+        self.class_names = tuple(class_names)
+        self.loss_sum: Tensor | float = 0.0
+        self.images = 0
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Add a batch of logits [N, K, H, W] and its target [N, H, W]."""
+        self.confusion.update(prediction, target)
+        self.loss_sum = self.loss_sum + self.loss(prediction, target).detach() * len(target)
+        self.images += len(target)
+
+    def compute(self) -> dict[str, float]:
+        """Figures by key; NaN where one is not defined."""
+        iou = self.confusion.per_class()["iou"]
+        mean_loss = float(self.loss_sum) / self.images if self.images else float("nan")
+        return {
+            **self.confusion.compute(),
+            "loss": mean_loss,
+            **{f"iou/{name}": value for name, value in zip(self.class_names, iou, strict=True)},
+        }
+
+    def state(self) -> dict[str, Any]:
+        """What `merge` of another worker needs, on the CPU."""
+        return {
+            "confusion": self.confusion.state(),
+            "loss_sum": float(self.loss_sum),
+            "images": self.images,
+        }
+
+    def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Replace this state by that of all workers together."""
+        self.confusion.merge([state["confusion"] for state in states])
+        self.loss_sum = sum(state["loss_sum"] for state in states)
+        self.images = sum(state["images"] for state in states)
+
+
+def create_semantic_task(
+    dataset: Any = None,
+    *,
+    loss: str = "cross_entropy",
+    class_weights: str = "none",
+    options: Mapping[str, Any] | None = None,
+    aux_weight: float = 0.4,
+    **facts: Any,
+) -> SemanticTask:
+    """A `SemanticTask` from the name of a loss and the facts of a dataset.
+
+    Args:
+        dataset: has `num_classes`, `ignore_index`, `mean`, `std`, `classes` and `pixel_counts`.
+        loss: a name of `list_losses`.
+        class_weights: none, median_frequency or inverse_log, from `pixel_counts`.
+        options: of the loss.
+        aux_weight: weight of auxiliary outputs.
+        facts: any of the dataset's attributes above, in its place.
+
+    Raises:
+        OptionError: a fact is missing, or an option is unknown.
+        UnknownNameError: no such loss.
+    """
+    unknown = sorted(set(facts) - {*_REQUIRED, *_DEFAULTS})
+    if unknown:
+        raise OptionError(
+            f"task semantic has no option {', '.join(unknown)}; known: loss, class_weights, "
+            f"options, aux_weight, {', '.join([*_REQUIRED, *_DEFAULTS])}"
+        )
+    num_classes, mean, std = (_fact(name, dataset, facts) for name in _REQUIRED)
+    ignore_index, classes, counts = (_fact(name, dataset, facts) for name in _DEFAULTS)
+    if class_weights != "none" and counts is None:
+        raise OptionError(f"class_weights is {class_weights!r}: give pixel_counts, or a dataset")
+    weights = class_weights_from_counts(class_weights, counts or _NO_COUNTS)
+    function = create_loss(
+        loss,
+        num_classes=num_classes,
+        ignore_index=ignore_index,
+        class_weights=weights,
+        **(options or {}),
+    )
+    return SemanticTask(
+        num_classes=num_classes,
+        loss=function,
+        ignore_index=ignore_index,
+        mean=mean,
+        std=std,
+        class_names=classes,
+        aux_weight=aux_weight,
+        loss_name=loss,
+    )
+
+
+_REQUIRED = ("num_classes", "mean", "std")
+_DEFAULTS: dict[str, Any] = {"ignore_index": 255, "classes": None, "pixel_counts": None}
+_NO_COUNTS: Any = {"pixels": [], "image_pixels": [], "total": 0}
+
+
+def _fact(name: str, dataset: Any, facts: Mapping[str, Any]) -> Any:
+    if name in facts:
+        return facts[name]
+    if dataset is not None:
+        return getattr(dataset, name)
+    if name in _DEFAULTS:
+        return _DEFAULTS[name]
+    raise OptionError(f"task semantic lacks {name}: give a dataset, or {name}=...")
+
+
+def _within(target: Tensor, highest: int) -> bool:
+    least, most = torch.aminmax(target)
+    return int(least) >= 0 and int(most) <= highest
