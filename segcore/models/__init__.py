@@ -15,14 +15,29 @@ from segcore.models.card import ModelCard
 __all__ = ["MODELS", "ModelCard", "create_model", "list_models", "model_card", "model_options"]
 
 MODELS: dict[str, str] = {
+    "conv_stack": "segcore.models.semantic.conv_stack:conv_stack",
+    "deconvnet": "segcore.models.semantic.deconvnet:deconvnet",
+    "deeplab_largefov": "segcore.models.semantic.deeplab_largefov:deeplab_largefov",
+    "dilated": "segcore.models.semantic.dilated:dilated",
     "enet": "segcore.models.semantic.enet:enet",
+    "fc_densenet103": "segcore.models.semantic.fc_densenet:fc_densenet103",
+    "fc_densenet56": "segcore.models.semantic.fc_densenet:fc_densenet56",
+    "fc_densenet67": "segcore.models.semantic.fc_densenet:fc_densenet67",
     "fcn16s": "segcore.models.semantic.fcn:fcn16s",
     "fcn32s": "segcore.models.semantic.fcn:fcn32s",
     "fcn8s": "segcore.models.semantic.fcn:fcn8s",
+    "fcn_small": "segcore.models.semantic.compact:fcn_small",
+    "gfrnet": "segcore.models.semantic.gfrnet:gfrnet",
     "linknet": "segcore.models.semantic.linknet:linknet",
+    "pspnet": "segcore.models.semantic.pspnet:pspnet",
+    "refinenet": "segcore.models.semantic.refinenet:refinenet",
+    "residual_unet": "segcore.models.semantic.residual_unet:residual_unet",
     "segnet": "segcore.models.semantic.segnet:segnet",
     "segnet_basic": "segcore.models.semantic.segnet:segnet_basic",
+    "sliding_window": "segcore.models.semantic.sliding_window:sliding_window",
     "unet": "segcore.models.semantic.unet:unet",
+    "unet3d": "segcore.models.semantic.unet3d:unet3d",
+    "unet_small": "segcore.models.semantic.compact:unet_small",
 }
 
 TORCHVISION = "torchvision:"

@@ -61,6 +61,17 @@ def crop_to(x: Tensor, size: Sequence[int]) -> Tensor:
     return x
 
 
+def reflect_pad(x: Tensor, margin: int) -> Tensor:
+    """Mirror [N, C, H, W] outwards by margin on all sides, as often as a small image needs."""
+    for axis in (2, 3):
+        left = margin
+        while left:
+            step = min(left, x.shape[axis] - 1)
+            x = F.pad(x, (step, step, 0, 0) if axis == 3 else (0, 0, step, step), mode="reflect")
+            left -= step
+    return x
+
+
 def resize(x: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
     """Bilinear interpolation of [N, C, h, w] to `size`; the same tensor where it has it."""
     if tuple(x.shape[2:]) == tuple(size):
@@ -148,3 +159,20 @@ def init_he(module: nn.Module, *, mode: str = "fan_in") -> None:
         nn.init.normal_(layer.weight, std=math.sqrt(2 / n))
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+    init_subpixels(module)
+
+
+def init_subpixels(module: nn.Module) -> None:
+    """Start every convolution before a pixel shuffle as nearest upsampling of one kernel.
+
+    Reference: Aitken et al. 2017 (ICNR), arXiv:1707.02937.
+    """
+    for pair in module.modules():
+        if not isinstance(pair, nn.Sequential) or len(pair) != 2:
+            continue
+        if not isinstance(pair[1], nn.PixelShuffle):
+            continue
+        repeats = pair[1].upscale_factor ** 2
+        for parameter in pair[0].parameters():
+            kernels = parameter.detach()[::repeats].repeat_interleave(repeats, dim=0)
+            parameter.data.copy_(kernels)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcore.errors import OptionError
-from segcore.models.blocks import check_choice
+from segcore.models.blocks import check_choice, init_subpixels
 
 
 class BedOfNails(nn.Module):
@@ -32,8 +32,12 @@ class BedOfNails(nn.Module):
         return nails.reshape(n, c, h * s, w * s)
 
 
-def _same_conv(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel_size, padding="same")
+def _same_conv(in_channels: int, out_channels: int, kernel_size: int) -> nn.Module:
+    before, after = (kernel_size - 1) // 2, kernel_size // 2
+    if before == after:
+        return nn.Conv2d(in_channels, out_channels, kernel_size, padding=before)
+    pad = nn.ZeroPad2d((before, after, before, after))
+    return nn.Sequential(pad, nn.Conv2d(in_channels, out_channels, kernel_size))
 
 
 def _fixed(resize: nn.Module, in_channels: int, out_channels: int, kernel_size: int) -> nn.Module:
@@ -61,7 +65,9 @@ def _transposed(i: int, o: int, kernel_size: int, scale: int) -> nn.Module:
 
 
 def _pixel_shuffle(i: int, o: int, kernel_size: int, scale: int) -> nn.Module:
-    return nn.Sequential(_same_conv(i, o * scale**2, kernel_size), nn.PixelShuffle(scale))
+    layer = nn.Sequential(_same_conv(i, o * scale**2, kernel_size), nn.PixelShuffle(scale))
+    init_subpixels(layer)
+    return layer
 
 
 UPSAMPLINGS: dict[str, Callable[[int, int, int, int], nn.Module]] = {

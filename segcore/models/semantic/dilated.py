@@ -6,12 +6,17 @@ Reference: Yu & Koltun 2016, arXiv:1511.07122; fyu/dilation for paddings and the
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcore.encoders.vgg import LAYOUTS, WIDTHS
 from segcore.errors import OptionError
-from segcore.models.blocks import check_choice, check_images, pad_to_multiple, resize
+from segcore.models.blocks import (
+    check_choice,
+    check_images,
+    pad_to_multiple,
+    reflect_pad,
+    resize,
+)
 from segcore.models.card import ModelCard
 
 CARDS = {
@@ -38,22 +43,6 @@ CONTEXT_WIDTHS: dict[str, tuple[int, ...]] = {
     "basic": (1, 1, 1, 1, 1, 1, 1),
     "large": (2, 2, 4, 8, 16, 32, 32),
 }
-
-
-def reflect(x: Tensor, margin: int) -> Tensor:
-    """Mirror the image outwards on all sides, as often as a small image needs.
-
-    Shape:
-        x: [N, C, H, W]
-        returns: [N, C, H + 2 margin, W + 2 margin]
-    """
-    for axis in (2, 3):
-        left = margin
-        while left:
-            step = min(left, x.shape[axis] - 1)
-            x = F.pad(x, (step, step, 0, 0) if axis == 3 else (0, 0, step, step), mode="reflect")
-            left -= step
-    return x
 
 
 def front_end(in_channels: int, num_classes: int, dropout: float) -> nn.Sequential:
@@ -144,7 +133,7 @@ class Dilated(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         height, width = check_images(x, self.in_channels)
         padded = pad_to_multiple(x, STRIDE)
-        front = self.front(reflect(padded, MARGIN))
+        front = self.front(reflect_pad(padded, MARGIN))
         maps = {"out": self.context(front)}
         if self.training and not isinstance(self.context, nn.Identity):
             maps["aux"] = front

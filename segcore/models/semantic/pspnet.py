@@ -88,7 +88,9 @@ class PSPNet(nn.Module):
         returns: {"out": [N, num_classes, H, W]}; "aux" of the same shape in training
     """
 
-    def __init__(self, encoder: nn.Module, in_channels: int, num_classes: int, *, aux: bool) -> None:
+    def __init__(
+        self, encoder: nn.Module, in_channels: int, num_classes: int, *, aux: bool
+    ) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.encoder = encoder
