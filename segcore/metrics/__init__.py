@@ -1,6 +1,8 @@
 """Metrics that stream: update(prediction, target), compute(), and states that add up."""
 
+from segcore.metrics.boundary import BoundaryScore
+from segcore.metrics.calibration import CalibrationError
 from segcore.metrics.confusion import ConfusionMatrix
 from segcore.metrics.scores import Scores, scores
 
-__all__ = ["ConfusionMatrix", "Scores", "scores"]
+__all__ = ["BoundaryScore", "CalibrationError", "ConfusionMatrix", "Scores", "scores"]
