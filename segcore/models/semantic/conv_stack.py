@@ -25,7 +25,7 @@ CARDS = {
 }
 
 
-class ConvStack(nn.Sequential):
+class ConvStack(nn.Module):
     """`depth` 3x3 convolutions with ReLU, then a 1x1.
 
     Shape:
@@ -34,17 +34,18 @@ class ConvStack(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, num_classes: int, *, depth: int, width: int) -> None:
+        super().__init__()
+        self.in_channels = in_channels
         layers: list[nn.Module] = []
         for index in range(depth):
             layers.append(nn.Conv2d(width if index else in_channels, width, 3, padding=1))
             layers.append(nn.ReLU(inplace=True))
-        super().__init__(*layers, nn.Conv2d(width, num_classes, 1))
-        self.in_channels = in_channels
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, num_classes, 1))
         init_he(self)
 
-    def forward(self, input: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        check_images(input, self.in_channels)
-        return {"out": super().forward(input)}
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        check_images(x, self.in_channels)
+        return {"out": self.layers(x)}
 
 
 def conv_stack(

@@ -96,7 +96,7 @@ class DeconvNet(nn.Module):
             switches.append(indices)
         x = self.bottleneck(x)
         for stage in self.decoder:
-            x = stage(F.max_unpool2d(x, switches.pop(), 2))
+            x = stage(F.max_unpool2d(x, switches.pop(), [2, 2]))
         return {"out": crop_to(self.classifier(x), size)}
 
 

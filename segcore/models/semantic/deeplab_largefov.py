@@ -81,7 +81,7 @@ class DeepLabLargeFOV(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-        nn.init.normal_(self.head.fc8.weight, std=0.01)  # type: ignore[arg-type]
+        nn.init.normal_(self.head.get_parameter("fc8.weight"), std=0.01)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         height, width = check_images(x, self.in_channels)

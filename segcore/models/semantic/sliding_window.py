@@ -84,11 +84,15 @@ class SlidingWindow(nn.Module):
         x = reflect_pad(x, WINDOW // 2)
         dilation = 1
         for conv in self.convs:
-            x = F.relu(F.conv2d(x, conv.weight, conv.bias, dilation=dilation))
-            x = F.max_pool2d(x, 2, stride=1, dilation=dilation)
+            x = F.max_pool2d(_apart(conv, x, dilation), 2, stride=1, dilation=dilation)
             dilation *= 2
-        x = F.relu(F.conv2d(x, self.hidden.weight, self.hidden.bias, dilation=dilation))
+        x = _apart(self.hidden, x, dilation)
         return {"out": self.classifier(x)}
+
+
+def _apart(conv: nn.Module, x: Tensor, dilation: int) -> Tensor:
+    """The convolution with its taps `dilation` apart, then ReLU."""
+    return F.relu(F.conv2d(x, conv.weight, conv.bias, dilation=dilation))  # type: ignore[arg-type]
 
 
 def sliding_window(*, num_classes: int, in_channels: int = 3) -> SlidingWindow:
