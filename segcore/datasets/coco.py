@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from segcore.data.codec import encode_mask
 from segcore.data.encode import instance_of
@@ -186,14 +185,36 @@ def read_segmentation(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bo
         if tuple(segmentation["size"]) != size:
             raise DataError(f"run lengths of size {segmentation['size']}, image {list(size)}")
         return rle.decode(counts, *size) if isinstance(counts, str) else _runs(counts, size)
-    canvas = Image.new("1", (size[1], size[0]))
-    draw = ImageDraw.Draw(canvas)
+    mask = np.zeros(size, dtype=bool)
     for polygon in segmentation:
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"a polygon of {len(polygon)} numbers: it needs 6 or more, even")
-        # A corner at (x, y) is a point of the plane; pixel i covers [i, i + 1).
-        draw.polygon([float(v) - 0.5 for v in polygon], fill=1, outline=0)
-    return np.asarray(canvas, dtype=bool)
+        mask |= fill_polygon(np.asarray(polygon, dtype=np.float64).reshape(-1, 2), size)
+    return mask
+
+
+def fill_polygon(corners: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels whose centre lies inside a polygon, by the even-odd rule.
+
+    Args:
+        corners: [V, 2] of (x, y) in pixels; pixel i covers [i, i + 1), its centre is i + 0.5.
+        size: (height, width) of the image.
+
+    Returns:
+        bool [H, W].
+    """
+    height, width = size
+    toggles = np.zeros((height, width + 1), dtype=np.int64)
+    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        top, bottom = min(y0, y1), max(y0, y1)
+        first, last = np.clip(np.ceil([top - 0.5, bottom - 0.5]), 0, height).astype(int)
+        rows = np.arange(first, last)
+        if rows.size:
+            crossing = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
+            columns = np.clip(np.ceil(crossing - 0.5), 0, width).astype(int)
+            np.add.at(toggles, (rows, columns), 1)
+    inside: NDArray[np.bool_] = toggles.cumsum(axis=1)[:, :width] % 2 == 1
+    return inside
 
 
 def _runs(counts: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:
