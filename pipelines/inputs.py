@@ -90,12 +90,13 @@ def read_bytes(item: Input, base: Path | str = "") -> bytes:
 
 def _local(path: Path) -> list[Input]:
     if path.is_dir():
-        shards = sorted(path.rglob("*.parquet"))
-        if shards:
-            return [item for shard in shards for item in _shard_inputs(shard)]
         files = sorted(file for file in path.rglob("*") if file.is_file())
         visible = [file for file in files if not _is_hidden(file.relative_to(path))]
-        return [_file_input(str(file), file.relative_to(path)) for file in visible]
+        found = [_file_input(str(file), file.relative_to(path)) for file in visible]
+        shards = [file for file in visible if file.suffix == ".parquet"]
+        if shards and all(item.skip for item in found):
+            return [item for shard in shards for item in _shard_inputs(shard)]
+        return found
     if not path.exists():
         raise DataError(f"{path} does not exist: check the path of the images")
     if path.suffix == ".parquet":

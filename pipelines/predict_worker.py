@@ -147,7 +147,7 @@ class Worker:
         try:
             for name, picture in zip(self._job.files(item), pictures, strict=True):
                 _save(picture, self._job.out / name)
-        except DataError as error:
+        except (DataError, OSError) as error:
             return replace(row, status="error", reason=str(error))
         shares = np.bincount(mask.ravel(), minlength=spec.num_classes) / mask.size
         return replace(

@@ -5,10 +5,9 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from pipelines.adapters.cluster import Resources, session
 from pipelines.adapters.errors import ClusterError
 from pipelines.params import ClusterParams
-
-START = "address local starts Ray here; cluster.address names a head node"
 
 
 def map_batches(
@@ -33,57 +32,39 @@ def map_batches(
     Raises:
         ClusterError: no cluster answers at the address, or an actor fails for good.
     """
-    import ray
-    from ray.exceptions import RayError
+    with session(cluster) as resources:
+        from ray.exceptions import RayError
 
-    started = _start(ray, cluster)
-    try:
-        data = _dataset(ray, items, make_worker, batch_size=batch_size, cluster=cluster)
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
-        for row in data.iter_rows():
-            yield pickle.loads(row["result"])
-    except RayError as error:
-        raise ClusterError(
-            f"Ray could not predict ({str(error).splitlines()[0]}): run the command again, it "
-            "goes on where it stopped; predict.ray_min_images above the number of images runs "
-            "in this process"
-        ) from error
-    finally:
-        if started:
-            ray.shutdown()
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        try:
+            results = _results(
+                items, make_worker, batch_size=batch_size, cluster=cluster, resources=resources
+            )
+            for row in results.iter_rows():
+                yield pickle.loads(row["result"])
+        except RayError as error:
+            raise ClusterError(
+                f"Ray could not predict ({str(error).splitlines()[0]}): run the command again, it "
+                "goes on where it stopped; predict.ray_min_images above the number of images "
+                "runs in this process"
+            ) from error
 
 
-def _start(ray: Any, cluster: ClusterParams) -> bool:
-    """Connect, or start Ray on this machine; whether it is ours to stop."""
-    if ray.is_initialized():
-        return False
-    quiet: dict[str, Any] = {"logging_level": "warning", "log_to_driver": False}
-    if cluster.address == "local":
-        quiet["include_dashboard"] = False
-    try:
-        ray.init(address=cluster.address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(
-            f"no Ray cluster answers at {cluster.address!r} ({str(error).splitlines()[0]}): {START}"
-        ) from error
-    return True
-
-
-def _dataset(
-    ray: Any,
+def _results(
     items: Sequence[Any],
     make_worker: Callable[[str], Callable[[list[Any]], list[Any]]],
     *,
     batch_size: int,
     cluster: ClusterParams,
+    resources: Resources,
 ) -> Any:
-    from ray import data as ray_data
+    from ray import data
 
-    context = ray_data.DataContext.get_current()
+    context = data.DataContext.get_current()
     context.enable_progress_bars = False
-    resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0))
-    most = gpus or max(1, int(resources.get("CPU", 1)) // cluster.cpus_per_worker)
+    context.print_on_execution_start = False
+    gpus = resources.gpus
+    most = gpus or max(1, resources.cpus // cluster.cpus_per_worker)
 
     class Actor:
         """Holds one worker; pickled items in, pickled results out."""
@@ -101,11 +82,11 @@ def _dataset(
 
     batches = -(-len(items) // batch_size)
     rows = [{"item": pickle.dumps(item)} for item in items]
-    dataset = ray_data.from_items(rows, override_num_blocks=min(len(rows), max(batches, 1)))
+    dataset = data.from_items(rows, override_num_blocks=min(len(rows), max(batches, 1)))
     return dataset.map_batches(
         Actor,
         batch_size=batch_size,
-        compute=ray_data.ActorPoolStrategy(min_size=1, max_size=max(1, min(most, batches))),
+        compute=data.ActorPoolStrategy(min_size=1, max_size=max(1, min(most, batches))),
         num_cpus=None if gpus else cluster.cpus_per_worker,
         num_gpus=1 if gpus else None,
     )

@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from segcore.data.codec import NPY_MAGIC, decode_image
 from segcore.errors import DataError, ShapeError
@@ -77,6 +77,10 @@ def _from_file(source: Path | io.BytesIO, in_channels: int) -> ImageArray:
         raise DataError(f"{name} is a folder: give an image file") from None
     except (ShapeError, DataError) as error:
         raise type(error)(f"{name}: {error}") from error
+    except UnidentifiedImageError:
+        raise DataError(
+            f"{name} cannot be read as an image (no known format): replace or remove it"
+        ) from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
         reason = str(error) or type(error).__name__
         raise DataError(
