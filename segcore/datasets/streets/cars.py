@@ -14,7 +14,7 @@ TYRE = np.asarray((0.02, 0.02, 0.022), np.float32)
 RIM = np.asarray((0.36, 0.37, 0.38), np.float32)
 GLASS = np.asarray((0.012, 0.014, 0.016), np.float32)
 HEAD = np.asarray((0.85, 0.85, 0.80), np.float32)
-TAIL = np.asarray((0.55, 0.02, 0.02), np.float32)
+TAIL = np.asarray((0.30, 0.012, 0.012), np.float32)
 PLATE = np.asarray((0.75, 0.75, 0.70), np.float32)
 
 
@@ -110,7 +110,8 @@ class _Body:
         glow = np.asarray([face.glow for face in self.faces])[:, None]
         sky = colour(light.zenith) * 0.5 + colour(light.horizon) * 0.5
         mirrored = sky * gloss * (0.35 + 0.65 * np.maximum(normal[:, 1:2], 0))
-        return lit(light, albedo, normal) + mirrored + albedo * glow
+        shine = lit(light, albedo, normal) + mirrored + albedo * glow
+        return np.asarray(shine, np.float32)
 
 
 def paint_car(scene: Scene, view: View, car: Car) -> list[Stamp]:
@@ -182,7 +183,7 @@ def _hull(body: _Body, from_front: bool) -> None:
                 v - (v - u) * inset,
             )
             quad = [(a2, u2, -w * 0.9), (a2, u2, w * 0.9), (b2, v2, x * 0.9), (b2, v2, -x * 0.9)]
-            body.face(quad, GLASS, 0.42)
+            body.face(quad, GLASS, 0.26)
 
 
 def _side(body: _Body, near: float) -> None:
@@ -238,7 +239,7 @@ def _side_windows(body: _Body, near: float) -> None:
         panes.append(((rear[0], split - 0.06), (rear[1], split - 0.06)))
     for (a, b), (c, d) in panes:
         quad = [(a, low, bottom_w), (b, low, bottom_w), (d, high, top_w), (c, high, top_w)]
-        body.face(quad, GLASS, 0.3)
+        body.face(quad, GLASS, 0.2)
 
 
 def _end(body: _Body, from_front: bool) -> None:
@@ -257,9 +258,9 @@ def _end(body: _Body, from_front: bool) -> None:
     if from_front:
         body.face(panel(0.46, 0.62, -half * 0.5, half * 0.5), TYRE, 0.05)
     body.face(panel(0.4, 0.52, -0.26, 0.26), PLATE, 0.0)
-    lamp, low = (HEAD, top - 0.2) if from_front else (TAIL, top - 0.27)
+    lamp, low = (HEAD, top - 0.18) if from_front else (TAIL, top - 0.24)
     on = body.scene.light.lamps if body.car.moving else 0.0
-    glow = on * (4.0 if from_front else 2.5)
+    glow = on * (4.0 if from_front else 1.2)
     for side in (-1.0, 1.0):
-        edge, inner = side * half * 0.97, side * half * (0.62 if from_front else 0.72)
+        edge, inner = side * half * 0.97, side * half * (0.66 if from_front else 0.78)
         body.face(panel(low, top - 0.04, inner, edge), lamp, 0.15, glow)

@@ -83,33 +83,33 @@ def _camera(rng: np.random.Generator) -> Camera:
         horizon=float(rng.uniform(0.40, 0.52)),
         exposure=float(np.exp(rng.normal(0, 0.13))),
         balance=(1 + warm, 1.0 + float(rng.normal(0, 0.012)), 1 - warm),
-        noise=float(rng.uniform(0.006, 0.026)),
+        noise=float(rng.uniform(0.004, 0.018)),
         vignette=float(rng.uniform(0.08, 0.3)),
     )
 
 
 def _light(rng: np.random.Generator) -> Light:
     """Draw a mood and the light that belongs to it."""
-    mood = MOODS[int(rng.choice(4, p=[0.42, 0.24, 0.2, 0.14]))]
+    mood = MOODS[int(rng.choice(4, p=[0.48, 0.24, 0.15, 0.13]))]
     azimuth = float(rng.uniform(-np.pi, np.pi))
     if mood == "day":
         sun, ambient = (1.18, 1.08, 0.92), (0.34, 0.40, 0.50)
         zenith, horizon = (0.10, 0.26, 0.62), (0.56, 0.72, 0.90)
-        rise, haze, clouds, lamps = rng.uniform(0.55, 1.05), 420.0, rng.uniform(0.1, 0.8), 0.0
+        rise, haze, clouds, lamps = rng.uniform(0.55, 1.05), 750.0, rng.uniform(0.1, 0.8), 0.0
     elif mood == "golden":
-        sun, ambient = (1.45, 0.88, 0.42), (0.30, 0.30, 0.38)
+        sun, ambient = (1.42, 0.94, 0.52), (0.33, 0.34, 0.43)
         zenith, horizon = (0.16, 0.28, 0.52), (0.95, 0.66, 0.40)
         azimuth = float(rng.choice([-1, 1])) * float(rng.uniform(0.1, 1.5))
-        rise, haze, clouds, lamps = rng.uniform(0.2, 0.42), 230.0, rng.uniform(0.2, 0.75), 0.1
+        rise, haze, clouds, lamps = rng.uniform(0.2, 0.42), 380.0, rng.uniform(0.2, 0.75), 0.1
     elif mood == "overcast":
         sun, ambient = (0.10, 0.10, 0.10), (0.66, 0.69, 0.73)
         zenith, horizon = (0.46, 0.51, 0.58), (0.70, 0.73, 0.76)
-        rise, haze, clouds, lamps = rng.uniform(0.7, 1.2), 170.0, rng.uniform(0.8, 1.0), 0.12
+        rise, haze, clouds, lamps = rng.uniform(0.7, 1.2), 330.0, rng.uniform(0.8, 1.0), 0.12
     else:
         sun, ambient = (0.16, 0.10, 0.09), (0.17, 0.19, 0.30)
         zenith, horizon = (0.035, 0.06, 0.19), (0.55, 0.30, 0.24)
         azimuth = float(rng.uniform(-0.9, 0.9))
-        rise, haze, clouds, lamps = 0.08, 260.0, rng.uniform(0.2, 0.7), 0.65
+        rise, haze, clouds, lamps = 0.08, 420.0, rng.uniform(0.2, 0.7), 0.65
     flat = float(np.cos(rise))
     direction = (np.sin(azimuth) * flat, float(np.sin(rise)), np.cos(azimuth) * flat)
     return Light(
@@ -149,7 +149,7 @@ def _street(rng: np.random.Generator) -> Street:
     return Street(
         heading=float(rng.normal(0, 0.03)),
         bend=bend,
-        half_width=float(rng.uniform(3.3, 5.2)),
+        half_width=float(rng.uniform(3.4, 5.5)),
         left=sides[0],
         right=sides[1],
         asphalt=grey,

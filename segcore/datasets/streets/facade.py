@@ -1,19 +1,14 @@
 """The look of walls and roofs: plaster, brick or glass, windows, shops, tiles."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segcore.datasets.streets.faces import FRONT, ROOF, Face
 from segcore.datasets.streets.noise import FloatArray, fine, hashed, look, smooth, tile
 from segcore.datasets.streets.scene import Scene
 from segcore.datasets.streets.view import colour, lit
-
-if TYPE_CHECKING:
-    from segcore.datasets.streets.buildings import Face
 
 PLASTER, BRICK, PANEL = range(3)
 SHOP = 3.4
@@ -88,7 +83,7 @@ def _spot(
     for face in faces:
         b = scene.buildings[face.building]
         width = float(face.corners[:, 0].max())
-        height = float(face.corners[:, 1].max()) if face.kind == 2 else b.height
+        height = float(face.corners[:, 1].max()) if face.kind == ROOF else b.height
         base = SHOP + 0.3 if b.shop else 0.0
         floors = max(1, round((b.height - base - 0.5) / b.storey))
         bay = width / max(1, round(width / b.bay))
@@ -99,12 +94,17 @@ def _spot(
         u,
         v,
         pixel,
-        *(table[k] for k in range(6)),
+        table[0],
+        table[1],
+        table[2],
+        table[3],
+        table[4],
+        table[5],
         table[6].astype(np.int32),
         table[7] > 0,
         table[8].astype(np.int32),
-        table[9] == 0,
-        table[9] == 2,
+        table[9] == FRONT,
+        table[9] == ROOF,
     )
 
 
@@ -115,23 +115,23 @@ def _wall_tone(spot: Spot) -> FloatArray:
     grain = look(fine(), spot.u / 4 + shift, spot.v / 4) - 0.5
     streak = look(tile(4, 8), spot.u / 6 + shift, spot.v / 60) - 0.5
     tone = 1 + 0.35 * stain + 0.22 * streak + 0.3 * grain * np.clip(1.3 - spot.pixel / 0.1, 0, 1)
-    course = np.floor(spot.v / 0.3).astype(np.int32)
-    brick = np.floor(spot.u / 0.7 + 0.5 * (course % 2)).astype(np.int32)
+    course = np.floor(spot.v / 0.19).astype(np.int32)
+    brick = np.floor(spot.u / 0.46 + 0.5 * (course % 2)).astype(np.int32)
     mottle = hashed(course, brick, spot.seed) - 0.5
-    joint = (spot.v / 0.3 % 1 < 0.14) | ((spot.u / 0.7 + 0.5 * (course % 2)) % 1 < 0.06)
-    bricks = (0.5 * mottle + 0.22 * joint) * np.clip(1.6 - spot.pixel / 0.16, 0, 1)
+    joint = (spot.v / 0.19 % 1 < 0.14) | ((spot.u / 0.46 + 0.5 * (course % 2)) % 1 < 0.06)
+    bricks = (0.5 * mottle + 0.22 * joint) * np.clip(1.6 - spot.pixel / 0.1, 0, 1)
     panel = (spot.u % spot.bay < 0.12) | (spot.v % spot.storey < 0.14)
     tone = np.where(spot.material == BRICK, tone + bricks, tone)
-    return np.where(spot.material == PANEL, tone - 0.25 * panel, tone)
+    return np.asarray(np.where(spot.material == PANEL, tone - 0.25 * panel, tone))
 
 
 def _tile_tone(spot: Spot) -> FloatArray:
     """Relative brightness of a roof: rows of tiles, weathering."""
-    row = np.floor(spot.v / 0.35).astype(np.int32)
+    row = np.floor(spot.v / 0.195).astype(np.int32)
     column = np.floor(spot.u / 0.4).astype(np.int32)
     near = np.clip(1.6 - spot.pixel / 0.2, 0, 1)
     mottle = (hashed(row, column, spot.seed) - 0.5) * near
-    edge = (spot.v / 0.35 % 1 < 0.2) * near
+    edge = (spot.v / 0.195 % 1 < 0.2) * near
     stain = smooth(tile(), spot.u / 13, spot.v / 9) - 0.5
     return np.asarray(1 + 0.4 * mottle - 0.25 * edge + 0.5 * stain, np.float32)
 
@@ -151,12 +151,19 @@ def _windows(scene: Scene, spot: Spot, wall: FloatArray, trim: FloatArray) -> Fl
     dy = np.where(street, np.abs(spot.v - 1.6), dy)
     half_h = np.where(street, 1.15, half_h)
     inside |= street
+    entrance = spot.front & ~spot.shop & ~spot.roof & (spot.v < 2.3)
+    entrance &= column == np.floor(hashed(spot.seed) * np.round(spot.width / spot.bay))
+    inside &= ~entrance | (spot.v > 2.35)
     border = np.maximum(dx - half_w, dy - half_h)
     frame = inside & (border < 0.14)
     glass = inside & ((border < -0.02) & ((dx > 0.045) | (spot.material == PANEL) | street))
     pane = _glass(scene, spot, column, np.where(street, 90, floor), street)
     result = np.where(frame[:, None], trim, wall)
     result = np.where(glass[:, None], pane, result)
+    door = 0.25 + 0.9 * np.stack([hashed(spot.seed, spot.seed * 0 + k) for k in (4, 5, 6)], 1)
+    result = np.where((entrance & (dx < 0.68))[:, None], trim, result)
+    leaf = entrance & (dx < 0.55) & (spot.v < 2.15)
+    result = np.where(leaf[:, None], wall * door * 0.55, result)
     awning = street & (spot.v > 2.75) & (spot.v < 3.35)
     tint = 0.15 + 0.55 * np.stack([hashed(spot.seed, spot.seed * 0 + k) for k in (1, 2, 3)], 1)
     stripes = 1 - 0.45 * (spot.u % 0.9 < 0.45) * (hashed(spot.seed) < 0.5)

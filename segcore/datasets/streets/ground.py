@@ -64,12 +64,12 @@ def _sheen(scene: Scene, dx: FloatArray, dy: FloatArray) -> FloatArray:
     """Glare of a low sun on the road, [rows, W]."""
     sx, sy, sz = scene.light.direction
     cosine = (dx * sx - dy * sy + sz) / np.sqrt(dx * dx + dy * dy + 1)
-    return 0.16 * np.clip(cosine, 0, 1) ** 24
+    return np.asarray(0.16 * np.clip(cosine, 0, 1) ** 24, np.float32)
 
 
 def _fade(ground: Ground, size: float) -> FloatArray:
     """Weight of detail of a given size in metres: 0 where pixels are too coarse for it."""
-    return np.clip(1.4 - ground.pixel / size, 0, 1)
+    return np.asarray(np.clip(1.4 - ground.pixel / size, 0, 1))
 
 
 def _asphalt(scene: Scene, ground: Ground) -> FloatArray:
@@ -122,15 +122,14 @@ def _paving(scene: Scene, ground: Ground) -> tuple[FloatArray, NDArray[np.bool_]
 def _green(scene: Scene, ground: Ground) -> NDArray[np.bool_]:
     """Where grass grows: on the verge, and beyond the pavement."""
     street = scene.street
-    ragged = (look(tile(4, 8), ground.x / 4, ground.z / 4) - 0.5) * 0.25 * _fade(ground, 0.2)
+    ragged = (look(tile(4, 8), ground.x / 4, ground.z / 4) - 0.5) * 0.18 * _fade(ground, 0.2)
     beyond = np.abs(ground.s) - street.half_width + ragged
     green = np.zeros(ground.s.shape, bool)
+    crossing = (street.zebra > 0) & (np.abs(ground.z - street.zebra) < 1.6)
     for side, here in ((street.left, ground.s < 0), (street.right, ground.s >= 0)):
-        verge = (beyond > 0.3) & (beyond < 0.3 + side.verge)
+        verge = (beyond > 0.3) & (beyond < 0.3 + side.verge) & ~crossing
         outer = beyond > 0.3 + side.verge + side.pavement
         green |= here & (verge | outer)
-    if street.zebra > 0:
-        green &= ~((np.abs(ground.z - street.zebra) < 1.6) & (beyond < 6))
     return green
 
 

@@ -45,7 +45,7 @@ def look(noise: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
     """Read a tile at positions in tile lengths, by nearest neighbour (for fine detail)."""
     column = (x * TILE).astype(np.int32) & (TILE - 1)
     row = (y * TILE).astype(np.int32) & (TILE - 1)
-    return noise[row, column]
+    return np.asarray(noise[row, column])
 
 
 def smooth(noise: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
@@ -57,13 +57,13 @@ def smooth(noise: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
     right, below = (column + 1) & (TILE - 1), (row + 1) & (TILE - 1)
     upper = noise[row, column] * (1 - tx) + noise[row, right] * tx
     lower = noise[below, column] * (1 - tx) + noise[below, right] * tx
-    return upper * (1 - ty) + lower * ty
+    return np.asarray(upper * (1 - ty) + lower * ty)
 
 
 def smoothstep(low: float, high: float, x: FloatArray) -> FloatArray:
     """Rise from 0 at `low` to 1 at `high` with flat ends."""
     t = np.clip((x - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
+    return np.asarray(t * t * (3 - 2 * t))
 
 
 def hashed(*keys: NDArray[np.int32]) -> FloatArray:

@@ -82,8 +82,8 @@ def _cars(rng: np.random.Generator, camera: Camera, street: Street) -> list[Car]
     """Traffic in both lanes, parked cars at the kerbs, now and then one that crosses."""
     cars: list[Car] = []
     half = street.half_width
-    parking = half > 4.1
-    lane = half * (0.36 if parking else 0.5)
+    parking = half > 4.5
+    lane = half * (0.28 if parking else 0.5)
     if abs(camera.x) > half:
         lane = half * 0.45
     lanes = [
@@ -91,7 +91,7 @@ def _cars(rng: np.random.Generator, camera: Camera, street: Street) -> list[Car]
         (-lane, np.pi, True, 0.6),
     ]
     if parking:
-        lanes += [(half - 1.05, 0.0, False, 0.6), (1.05 - half, np.pi, False, 0.6)]
+        lanes += [(half - 1.0, 0.0, False, 0.6), (1.0 - half, np.pi, False, 0.6)]
     for s, yaw, moving, share in lanes:
         z = float(rng.uniform(6.5, 16) if s * camera.x <= 0 else rng.uniform(9.5, 20))
         while z < 62:
@@ -137,7 +137,7 @@ def _trees(
         beyond = kerb + side.verge + side.pavement
         if side.verge > 0 and rng.random() < 0.75:
             kind, step = _kind(rng), float(rng.uniform(7, 14))
-            z = float(rng.uniform(7, 14))
+            z = float(rng.uniform(7, 14)) + (kind == "poplar") * 5
             while z < 70:
                 if rng.random() < 0.8:
                     s = sign * (kerb + side.verge / 2)

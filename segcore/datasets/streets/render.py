@@ -127,6 +127,9 @@ def _develop(scene: Scene, light: FloatArray) -> NDArray[np.uint8]:
     shade = 1 - camera.vignette * (x * x + y * y) / corner
     exposed = light * colour(camera.balance) * (1.5 * camera.exposure) * shade[..., None]
     tone = (1 - np.exp(-exposed)) ** (1 / 2.2)
+    tone = 0.5 * tone + 0.5 * tone * tone * (3 - 2 * tone)
+    grey = tone.mean(2, keepdims=True)
+    tone = grey + 1.12 * (tone - grey)
     rng = np.random.default_rng(scene.seed)
     grain = rng.standard_normal(tone.shape, np.float32)
     grain = 0.6 * grain + 0.8 * grain[..., :1]

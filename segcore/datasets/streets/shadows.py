@@ -43,11 +43,11 @@ class _Mask:
         """Fill convex polygons (x, z) [P, K, 2] in metres."""
         view = self.view
         z = polygons[..., 1]
-        kept = polygons[(z > NEAR).any(1)]
+        kept = polygons[np.any(z > NEAR, axis=1)]
         if kept.size == 0:
             return
         points = np.stack([kept[..., 0], 0 * kept[..., 0], kept[..., 1]], 2)
-        whole = (kept[..., 1] > NEAR).all(1)
+        whole = np.all(kept[..., 1] > NEAR, axis=1)
         safe = np.where(points[..., 2:] > NEAR, points, (0, 0, 1))
         pixels = view.project(safe.reshape(-1, 3)).reshape(*kept.shape)
         flat = pixels.reshape(len(kept), -1).tolist()

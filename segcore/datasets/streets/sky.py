@@ -21,7 +21,7 @@ def paint_sky(scene: Scene, view: View, canvas: Canvas) -> None:
     sx, sy, sz = light.direction
     cosine = np.clip((dx * sx + dy * sy + sz) / length, 0, 1)
     clear = 1 - 0.9 * light.clouds if light.mood == "overcast" else 1.0
-    glow = 0.25 * cosine**6 + 0.6 * cosine**60 + 6.0 * smoothstep(0.9985, 0.9993, cosine)
+    glow = 0.25 * cosine**6 + 0.6 * cosine**60 + 6.0 * smoothstep(0.9988, 0.9996, cosine)
     sky = sky + (glow * clear)[..., None] * colour(light.sun) * 0.5
     cover, shade = _clouds(scene, dx, rise)
     bright = colour(light.sun) * 0.45 + colour(light.horizon) * 0.6
@@ -62,7 +62,7 @@ def paint_horizon(scene: Scene, view: View, canvas: Canvas) -> None:
         edges = np.cumsum(rng.uniform(0.02, 0.09, 120)) - 3
         heights = rng.uniform(0.008, 0.06, 121) * rng.choice([1.0, 1.0, 1.7], 121)
         rise = heights[np.searchsorted(edges, x)]
-        albedo, label = np.asarray(rng.uniform(0.12, 0.3, 3), np.float32), BUILDING
+        albedo, label = np.full(3, rng.uniform(0.14, 0.3), np.float32), BUILDING
     top = np.round(view.horizon - rise * view.focal)
     bottom = min(view.height, int(view.horizon) + 2)
     mask = np.arange(bottom)[:, None] >= top[None, :]

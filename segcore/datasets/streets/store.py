@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, fields
 from multiprocessing import get_context
 from pathlib import Path
@@ -138,15 +139,22 @@ def _render_all(raw: Path, plan: Plan, progress: Progress) -> None:
 
 
 def _run(jobs: list[_Job]) -> Iterator[None]:
+    """Render jobs in worker processes, or here where there are few or no worker can start."""
     workers = min(os.cpu_count() or 1, len(jobs) // FEW)
     if workers < 2:
         yield from map(_render_one, jobs)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        try:
-            yield from pool.map(_render_one, jobs, chunksize=4)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    done = 0
+    try:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            try:
+                for _ in pool.map(_render_one, jobs, chunksize=4):
+                    done += 1
+                    yield
+            finally:
+                pool.shutdown(cancel_futures=True)
+    except BrokenProcessPool:
+        yield from map(_render_one, jobs[done:])
 
 
 def _render_one(job: _Job) -> None:

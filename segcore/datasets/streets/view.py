@@ -80,7 +80,8 @@ def colour(value: RGB) -> FloatArray:
 def hazed(scene: Scene, light: FloatArray, depth: FloatArray) -> FloatArray:
     """Mix colours [..., 3] with the colour of the air between them and the camera."""
     share = np.exp(-depth / scene.light.haze)[..., None]
-    return light * share + colour(scene.light.horizon) * (0.92 * (1 - share))
+    air = colour(scene.light.horizon) * 0.92
+    return np.asarray(light * share + air * (1 - share), np.float32)
 
 
 def lit(light: Light, albedo: FloatArray, normal: FloatArray) -> FloatArray:
