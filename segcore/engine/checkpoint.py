@@ -1,5 +1,6 @@
 """Checkpoints on disk: a file is whole or it is not there."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -135,7 +136,8 @@ class CheckpointStore:
             os.replace(temporary, final)
             _sync(self.folder)
         except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise CheckpointError(
                 f"cannot write {final} ({_free(self.folder)}): {_first_line(error)}. "
                 "Earlier checkpoints are kept: free space or name another folder, and run again"

@@ -82,7 +82,7 @@ def fit(
     warmup_fraction: float = 0.0,
     precision: str = "fp32",
     channels_last: bool = False,
-    compile: bool = False,  # noqa: A002
+    compile: bool = False,
     accumulate: int = 1,
     clip_norm: float | None = None,
     ema_decay: float | None = None,

@@ -16,7 +16,9 @@ class NonFiniteLossError(SegcoreError, ArithmeticError):
 
 
 class TrainMeter:
-    """Sums of loss terms on the device, with the images and seconds that they took.
+    """Sums of loss terms on the device, with the batches, images and seconds that they took.
+
+    Terms are named "<term>", or "<step>/<term>" in a task of several steps.
 
     Args:
         device: where the loss terms are.
@@ -31,8 +33,14 @@ class TrainMeter:
         """Forget everything: an epoch begins."""
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
+        self.batches = 0
         self.images = 0
         self.seconds = 0.0
+
+    def begin_batch(self, images: int) -> None:
+        """A batch of so many images begins."""
+        self.batches += 1
+        self.images += images
 
     def add(self, name: str, value: Tensor) -> None:
         """Add one value of a loss; does not wait for it."""
@@ -51,19 +59,23 @@ class TrainMeter:
             NonFiniteLossError: on every rank, naming the terms.
         """
         bad = [name for name, value in self.sums.items() if not math.isfinite(float(value))]
-        names = sorted({name for names in gather(bad) for name in names} - {"train/loss"})
+        names = sorted({name for names in gather(bad) for name in names})
         if names:
             raise NonFiniteLossError(
-                f"{', '.join(names)} is not finite by step {step + 1} (learning rate {lr:.3g}): "
+                f"loss {', '.join(names)} is not finite by step {step} (learning rate {lr:.3g}): "
                 "lower lr, lengthen warmup_fraction, set clip_norm, or use precision bf16 or fp32 "
                 "in place of fp16; a checkpoint of an earlier step is not affected"
             )
 
     def metrics(self) -> dict[str, float]:
-        """Means over the steps of all ranks, and images per second. A collective call."""
+        """The mean loss of a batch, of each term where it occurs, images/s. A collective call."""
         states = gather(self.state())
         total = merged(states)
-        figures = {name: value / count for name, (value, count) in total["losses"].items()}
+        figures = {
+            f"train/loss/{name}": value / count for name, (value, count) in total["losses"].items()
+        }
+        whole = sum(value for value, _ in total["losses"].values())
+        figures["train/loss"] = whole / total["batches"]
         seconds = max(state["seconds"] for state in states)
         figures["images_per_s"] = total["images"] / seconds if seconds > 0 else math.nan
         return figures
@@ -71,7 +83,12 @@ class TrainMeter:
     def state(self) -> dict[str, Any]:
         """Plain numbers; waits for the device."""
         losses = {name: [float(value), self.counts[name]] for name, value in self.sums.items()}
-        return {"losses": losses, "images": self.images, "seconds": self.seconds}
+        return {
+            "losses": losses,
+            "batches": self.batches,
+            "images": self.images,
+            "seconds": self.seconds,
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Inverse of `state`."""
@@ -79,7 +96,8 @@ class TrainMeter:
         for name, (value, count) in state["losses"].items():
             self.sums[name] = torch.tensor(value, dtype=self.dtype, device=self.device)
             self.counts[name] = count
-        self.images, self.seconds = state["images"], state["seconds"]
+        self.batches, self.images = state["batches"], state["images"]
+        self.seconds = state["seconds"]
 
 
 def merged(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -92,6 +110,7 @@ def merged(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
             held[1] += count
     return {
         "losses": losses,
+        "batches": sum(state["batches"] for state in states),
         "images": sum(state["images"] for state in states),
         "seconds": max(state["seconds"] for state in states),
     }

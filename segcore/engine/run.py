@@ -115,7 +115,7 @@ class Run:
         group = take(batches, count)
         for batch in group:
             self.task.check(batch)
-            self.meter.images += image_count(batch)
+            self.meter.begin_batch(image_count(batch))
         layout = self.options.channels_last
         group = [to_device(batch, self.device, channels_last=layout) for batch in group]
         self.last_progress = progress = self.progress()

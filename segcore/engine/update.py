@@ -95,12 +95,10 @@ class Updater:
             meter: takes the loss terms.
             progress: done share of the run.
         """
-        total = torch.zeros((), device=self.device)
         for part in self.parts:
             if part.active(progress):
-                total = total + self._step(part, model, group, meter=meter, progress=progress)
+                self._step(part, model, group, meter=meter, progress=progress)
         self.scaler.update()
-        meter.add("train/loss", total)
 
     def _step(
         self,
@@ -110,7 +108,7 @@ class Updater:
         *,
         meter: TrainMeter,
         progress: float,
-    ) -> Tensor:
+    ) -> None:
         lr = self.learning_rates(progress)[part.step.name]
         for settings in part.optimizer.param_groups:
             settings["lr"] = lr
@@ -118,21 +116,18 @@ class Updater:
         if not alone:
             self.select(part.parameters)
         part.optimizer.zero_grad(set_to_none=True)
-        prefix = "train/loss" if alone else f"train/loss/{part.step.name}"
-        mean = torch.zeros((), device=self.device)
+        prefix = "" if alone else f"{part.step.name}/"
         for index, batch in enumerate(group):
             with _synchronised(model, index == len(group) - 1):
                 with self.autocast():
                     terms = part.step.loss(model, batch)
                     loss = _total(terms, part.step.name) / len(group)
                 torch.autograd.backward(self.scaler.scale(loss))
-            mean = mean + loss.detach()
             for name, value in terms.items():
-                meter.add(f"{prefix}/{name}", value)
+                meter.add(prefix + name, value)
         if not alone:
             average_gradients(part.parameters)
         self._descend(part)
-        return mean
 
     def _descend(self, part: _Part) -> None:
         if self.options.clip_norm is not None:
