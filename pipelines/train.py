@@ -26,14 +26,30 @@ IDENTITY = ("model", "loss", "train", "cluster.num_workers")
 def train_worker(
     params: Params, shards: Path, folder: Path, resume: dict[str, Any] | None
 ) -> Iterator[segcore.Epoch]:
-    """Train in one worker; free of Ray.
+    """Train in one worker, with pictures of validation images every few epochs; free of Ray.
 
     Args:
         params: of the run.
         shards: folder of the dataset.
-        folder: of the run, for progress, overlays and the disk cache.
+        folder: of the run, for progress and overlays.
         resume: state of a checkpoint, or None.
     """
+    from segcore.engine.distributed import rank
+
+    for epoch in fit_worker(params, shards, folder, resume):
+        due = epoch.number % params.train.overlay_epochs == 0 or epoch.last
+        if epoch.complete and due and rank() == 0:
+            sheet = draw_overlays(params, segcore.open_shards(shards), epoch.weights())
+            file = overlay_file(folder, epoch.number)
+            file.parent.mkdir(exist_ok=True)
+            sheet.save(file)
+        yield epoch
+
+
+def fit_worker(
+    params: Params, shards: Path, folder: Path, resume: dict[str, Any] | None
+) -> Iterator[segcore.Epoch]:
+    """The epochs of one worker; see `train_worker`."""
     import torch
 
     from segcore.engine.distributed import rank, world_size
@@ -55,14 +71,7 @@ def train_worker(
     )
     loader = ProgressLoader(train, folder / PROGRESS) if rank() == 0 else train
     options = params.train.fit_options()
-    for epoch in segcore.fit(task, model, loader, val, **options, resume=resume):
-        due = epoch.number % params.train.overlay_epochs == 0 or epoch.last
-        if epoch.complete and due and rank() == 0:
-            sheet = draw_overlays(params, dataset, epoch.weights())
-            file = overlay_file(folder, epoch.number)
-            file.parent.mkdir(exist_ok=True)
-            sheet.save(file)
-        yield epoch
+    yield from segcore.fit(task, model, loader, val, **options, resume=resume)
 
 
 def build_model(params: Params, dataset: Any) -> Any:

@@ -68,6 +68,7 @@ def session(cluster: ClusterParams) -> Iterator[Resources]:
             address=where,
             include_dashboard=False if where == "local" else None,
             logging_level=logging.WARNING,
+            log_to_driver=False,  # the driver follows the run's own records
             **options,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -100,6 +101,20 @@ def check_room(workers: int, cluster: ClusterParams, resources: Resources) -> No
         raise ClusterError(
             f"cluster.num_workers {workers} need {workers} GPUs, {resources.gpus} are there: set "
             "cluster.num_workers to auto, or CUDA_VISIBLE_DEVICES to nothing to use processors"
+        )
+
+
+def check_trials(concurrent: int, resources: Resources) -> None:
+    """Refuse more trials at once than there are processors.
+
+    Raises:
+        ClusterError: names both numbers.
+    """
+    if concurrent > resources.cpus:
+        raise ClusterError(
+            f"tune.concurrent {concurrent} trials need {concurrent} CPUs, {resources.cpus} are "
+            f"there: set tune.concurrent to {resources.cpus} or less, or add nodes "
+            "(cluster.address)"
         )
 
 

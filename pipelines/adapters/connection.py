@@ -56,7 +56,7 @@ def connect(tracking: TrackingParams) -> Connection:
     """
     uri = store_uri(tracking.uri)
     _check(uri)
-    _bound_retries()
+    _settle()
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -66,16 +66,15 @@ def connect(tracking: TrackingParams) -> Connection:
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         client = mlflow.MlflowClient(uri)
-        return Connection(client, uri, _experiment(client, uri, tracking.experiment))
+        experiment_id = _experiment(client, uri, tracking.experiment)
+        mlflow.set_experiment(experiment_id=experiment_id)  # where logged models are put
+        return Connection(client, uri, experiment_id)
     except MlflowException as error:
         raise TrackingError(f"MLflow at {uri} refuses: {error}") from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in {"sqlalchemy", "sqlite3"}:
             raise
-        raise TrackingError(
-            f"{uri} cannot be opened as an MLflow database ({error}): move the file away, and a "
-            "new one is made; the model is registered again from outputs/candidate"
-        ) from error
+        raise _not_a_database(uri, str(error)) from error
 
 
 def _experiment(client: Any, uri: str, name: str) -> str:
@@ -83,7 +82,7 @@ def _experiment(client: Any, uri: str, name: str) -> str:
     if found is None:
         place = None
         if uri.startswith(SQLITE):
-            place = (Path(uri.removeprefix(SQLITE)).parent / "mlruns").as_uri()
+            place = (Path(uri.removeprefix(SQLITE)).parent / "mlruns" / name).as_uri()
         return str(client.create_experiment(name, artifact_location=place))
     if found.lifecycle_stage != "active":
         raise TrackingError(
@@ -100,6 +99,9 @@ def _check(uri: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise TrackingError(f"{folder} of tracking.uri is not writable: choose another place")
+        file = Path(uri.removeprefix(SQLITE))
+        if file.is_file() and file.stat().st_size and not _is_sqlite(file):
+            raise _not_a_database(uri, "it is no SQLite file")
     elif uri.startswith(("http://", "https://")):
         try:
             urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_S).close()
@@ -113,8 +115,22 @@ def _check(uri: str) -> None:
             ) from error
 
 
-def _bound_retries() -> None:
-    """MLflow's defaults block one call for minutes when its server is away."""
+def _is_sqlite(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(16) == b"SQLite format 3\0"
+
+
+def _not_a_database(uri: str, why: str) -> TrackingError:
+    return TrackingError(
+        f"{uri} cannot be opened as an MLflow database ({why}): move the file away, and a new one "
+        "is made; the model is registered again from outputs/candidate"
+    )
+
+
+def _settle() -> None:
+    """Bound retries: MLflow's defaults block a call for minutes when its server is away."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")

@@ -1,5 +1,6 @@
 """Ray Train around a generator of epochs: in this process, or in real workers that may die."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ def _fit(job: Job, workers: int, *, use_gpu: bool) -> None:
 
     from pipelines.adapters.ray_lean import trainer_class
 
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     settings = job.params.cluster
     trainer = trainer_class()(
         _work,

@@ -1,6 +1,8 @@
 """Model versions in the MLflow registry: one per package digest, found again by it."""
 
+import json
 import os
+import warnings
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -167,8 +169,6 @@ class Registry:
         return folder
 
     def _add(self, name: str, package: Path, digest: str, run_id: str | None) -> Version:
-        import mlflow
-
         opened = run_id is None
         if run_id is None:
             tags = {"dvc_stage": "register", **source_tags()}
@@ -176,17 +176,32 @@ class Registry:
                 self._connection.experiment_id, run_name="register", tags=tags
             )
             run_id = created.info.run_id
-        logged = _log_model(package, run_id)
         spec = _spec(package)
         tags = {
             DIGEST: digest,
             "dataset_digest": spec.dataset_digest,
             "architecture": spec.architecture,
         }
-        made = mlflow.register_model(logged.model_uri, name, tags=tags)
+        made = self._create_version(name, _log_model(package, run_id), run_id, tags)
         if opened:
             self._client.set_terminated(run_id, "FINISHED")
         return Version(name, str(made.version), run_id, digest)
+
+    def _create_version(self, name: str, logged: Any, run_id: str, tags: dict[str, str]) -> Any:
+        """`mlflow.register_model`, without what that prints."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        made = self._client.create_model_version(
+            name, logged.model_uri, run_id=run_id, tags=tags, model_id=logged.model_id
+        )
+        link = json.dumps([{"name": name, "version": made.version}])
+        self._client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": link})
+        return made
 
 
 def _log_model(package: Path, run_id: str) -> Any:
@@ -202,19 +217,20 @@ def _log_model(package: Path, run_id: str) -> Any:
         inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, spec.in_channels))]),
         outputs=Schema([TensorSpec(output, (-1, -1, -1))]),
     )
-    height, width = spec.input_size or (EXAMPLE_SIZE, EXAMPLE_SIZE)
-    return Model.log(
-        artifact_path=None,
-        name="model",
-        flavor=mlflow.pyfunc,
-        run_id=run_id,
-        python_model=os.fspath(MODEL_CODE),
-        artifacts={"package": os.fspath(package)},
-        code_paths=[os.fspath(Path(segcore.__file__).parent)],
-        signature=signature,
-        input_example=np.zeros((1, height, width, spec.in_channels), np.uint8),
-        pip_requirements=_requirements(),
-    )
+    # The signature is given; MLflow warns that it would rather read it off type hints.
+    with warnings.catch_warnings(record=True):
+        return Model.log(
+            artifact_path=None,
+            name="model",
+            flavor=mlflow.pyfunc,
+            run_id=run_id,
+            python_model=os.fspath(MODEL_CODE),
+            artifacts={"package": os.fspath(package)},
+            code_paths=[os.fspath(Path(segcore.__file__).parent)],
+            signature=signature,
+            input_example=np.zeros((1, EXAMPLE_SIZE, EXAMPLE_SIZE, spec.in_channels), np.uint8),
+            pip_requirements=_requirements(),
+        )
 
 
 def _requirements() -> list[str]:

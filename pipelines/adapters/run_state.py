@@ -5,6 +5,7 @@ Rank 0 writes; the driver, which may be another process, follows `events.jsonl` 
 """
 
 import json
+import math
 import os
 import shutil
 import time
@@ -19,7 +20,7 @@ from pipelines.adapters.storage import append_line, read_lines, write_atomic
 
 EVENTS = "events.jsonl"
 PROGRESS = "progress.json"
-BEST = "best.safetensors"
+EPOCH = "epoch"
 RUN = "run.json"
 PROGRESS_S = 0.25
 
@@ -53,6 +54,7 @@ class RunState:
         self.folder = folder
         self.metric = metric
         self.sign = 1.0 if mode == "max" else -1.0
+        self._highest: float | None = None
         self.checkpoints = segcore.CheckpointStore(folder / "checkpoints", keep=2)
 
     def resume(self) -> dict[str, Any] | None:
@@ -99,17 +101,13 @@ class RunState:
         Raises:
             TrainingFailedError: no epoch was completed.
         """
-        from safetensors import safe_open
-        from safetensors.torch import load_file
-
-        file = self.folder / BEST
-        if not file.is_file():
+        found = self.checkpoints.best()
+        if found is None:
             raise TrainingFailedError(
                 f"no epoch was completed in {self.folder}: give train.max_minutes more time"
             )
-        with safe_open(file, framework="pt") as opened:
-            facts = json.loads(opened.metadata()["segcore"])
-        return Best(load_file(file), int(facts["epoch"]), facts["metrics"])
+        weights, metrics = found
+        return Best(weights, int(metrics[EPOCH]), metrics)
 
     def remember(self, facts: Mapping[str, Any]) -> None:
         """Keep facts that a rerun needs, such as the id of the MLflow run."""
@@ -125,23 +123,17 @@ class RunState:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _keep_best(self, epoch: segcore.Epoch) -> None:
-        from safetensors.torch import save
+        score = self._score(epoch.metrics)
+        if self._highest is None:
+            found = self.checkpoints.best()
+            self._highest = None if found is None else self._score(found[1])
+        if self._highest is None or score > self._highest:
+            self.checkpoints.save_best(epoch.weights(), {**epoch.metrics, EPOCH: epoch.number})
+            self._highest = score
 
-        score = self.sign * epoch.metrics.get(self.metric, float("nan"))
-        file = self.folder / BEST
-        if file.is_file() and not score > self.sign * self._best_score():
-            return
-        weights = {name: tensor.contiguous() for name, tensor in epoch.weights().items()}
-        facts = json.dumps({"epoch": epoch.number, "metrics": epoch.metrics})
-        write_atomic(file, save(weights, metadata={"segcore": facts}))
-
-    def _best_score(self) -> float:
-        from safetensors import safe_open
-
-        with safe_open(self.folder / BEST, framework="pt") as opened:
-            facts = json.loads(opened.metadata()["segcore"])
-        score = facts["metrics"].get(self.metric, float("nan"))
-        return float(score) if score == score else -self.sign * float("inf")
+    def _score(self, metrics: Mapping[str, float]) -> float:
+        score = self.sign * metrics.get(self.metric, math.nan)
+        return score if score == score else -math.inf
 
 
 class ProgressLoader:

@@ -32,8 +32,8 @@ class Run:
     def __init__(self, connection: Connection, run_id: str, buffers: Path) -> None:
         self.id = run_id
         self.connection = connection
+        self._buffers = buffers
         self._buffer = Buffer(connection.client, run_id, buffers / run_id)
-        self._pictures = 0
 
     @property
     def uri(self) -> str:
@@ -99,6 +99,21 @@ class Run:
             raise TrackingError(f"MLflow at {self.uri} refuses the dataset: {error}") from error
         self.set_tags({"dataset_digest": digest, "dataset_name": name})
 
+    def child(self, name: str, *, params: Mapping[str, Any], resume_id: str | None = None) -> "Run":
+        """A run nested in this one; its caller closes it.
+
+        Args:
+            name: shown in MLflow.
+            params: fixed values of the child.
+            resume_id: a child that was interrupted and goes on.
+        """
+        tags = {"mlflow.parentRunId": self.id}
+        run_id, fresh = _open(self.connection, name, tags, resume_id)
+        child = Run(self.connection, run_id, self._buffers)
+        if fresh:
+            child.log_params(params)
+        return child
+
     def close(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED and deliver what is left.
 
@@ -136,7 +151,7 @@ def run(
     buffers = absolute(params.cluster.storage) / BUFFERS
     for run_id, left in replay(connection.client, buffers).items():
         _say(f"{left} records of run {run_id} still cannot be delivered: {buffers / run_id}")
-    run_id, fresh = _open(connection, stage, name or stage, resume_id)
+    run_id, fresh = _open(connection, name or stage, {"dvc_stage": stage}, resume_id)
     opened = Run(connection, run_id, buffers)
     if fresh:
         opened.log_params(params.flat())
@@ -157,7 +172,9 @@ def run(
         opened.close(status)
 
 
-def _open(connection: Connection, stage: str, name: str, resume_id: str | None) -> tuple[str, bool]:
+def _open(
+    connection: Connection, name: str, tags: Mapping[str, str], resume_id: str | None
+) -> tuple[str, bool]:
     """Id of the run to log to, and whether it is a new one."""
     from mlflow.exceptions import MlflowException
 
@@ -167,8 +184,11 @@ def _open(connection: Connection, stage: str, name: str, resume_id: str | None) 
             if client.get_run(resume_id).info.lifecycle_stage == "active":
                 client.update_run(resume_id, status="RUNNING")
                 return resume_id, False
-    tags = {"dvc_stage": stage, **source_tags()}
-    created = client.create_run(connection.experiment_id, run_name=name, tags=tags)
+    tags = {**source_tags(), **tags}
+    try:
+        created = client.create_run(connection.experiment_id, run_name=name, tags=tags)
+    except MlflowException as error:
+        raise TrackingError(f"MLflow at {connection.uri} opens no run: {error}") from error
     return str(created.info.run_id), True
 
 

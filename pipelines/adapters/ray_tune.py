@@ -1,0 +1,181 @@
+"""Ray Tune around the same generator of epochs: ASHA stops the poor, Optuna proposes the next."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.adapters import cluster, tracking
+from pipelines.adapters.errors import TrainingFailedError
+from pipelines.adapters.ray_train import TrainWorker
+from pipelines.params import Params
+from segcore.errors import OptionError
+
+EXPERIMENT = "search"
+REDUCTION = 2
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search found.
+
+    Args:
+        overrides: the best trial's values by dotted key.
+        value: of the metric in that trial.
+        trials: number of trials by outcome: completed, pruned, failed.
+    """
+
+    overrides: dict[str, Any]
+    value: float
+    trials: dict[str, int]
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What each trial is given, beside its own values."""
+
+    worker: TrainWorker
+    params: Params
+    shards: Path
+    folder: Path
+    metric: str
+
+
+def search(
+    worker: TrainWorker,
+    params: Params,
+    shards: Path,
+    *,
+    folder: Path,
+    run: tracking.Run,
+    on_epoch: Callable[[], None],
+) -> Search:
+    """Run, or go on with, the search that `params.tune` describes.
+
+    Args:
+        worker: trains one trial, in one process.
+        params: of the run; `tune.space` says what is varied.
+        shards: folder of the dataset; absolute.
+        folder: state of the search; found again after a kill.
+        run: MLflow run of the search; each trial becomes a child.
+        on_epoch: called after each epoch of a trial.
+
+    Raises:
+        ClusterError: not enough processors for `tune.concurrent` trials.
+        TrainingFailedError: every trial failed.
+    """
+    from pipelines.adapters.trials import Trials  # imports Ray
+
+    settings = params.tune
+    metric = f"val/{settings.metric}"
+    trials = Trials(folder, run, settings.epochs, metric)
+    with cluster.session(params.cluster) as resources, trials.watched(run, on_epoch):
+        job = TrialJob(worker, params, shards, folder, metric)
+        results = _tuner(job, trials, _share(params, resources)).fit()
+    failures = [str(result.error).strip().splitlines()[-1] for result in results if result.error]
+    done = [result for result in results if _score(result, metric) is not None]
+    if not done:
+        why = failures[0] if failures else f"no trial reported {metric}"
+        raise TrainingFailedError(f"no trial of {len(results)} ended well: {why}")
+    sign = 1.0 if settings.mode == "max" else -1.0
+    best = max(done, key=lambda result: sign * float(result.metrics[metric]))
+    full = [result for result in done if result.metrics["epoch"] >= settings.epochs]
+    counts = {
+        "completed": len(full),
+        "pruned": len(done) - len(full),
+        "failed": len(results) - len(done),
+    }
+    return Search(decode(best.config), float(best.metrics[metric]), counts)
+
+
+def decode(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's values by dotted key; choices travel as JSON, so that any value may be one."""
+    return {
+        key: json.loads(value) if isinstance(value, str) else value for key, value in config.items()
+    }
+
+
+def trial_params(params: Params, values: Mapping[str, Any]) -> Params:
+    """Params of one trial: its values, and the length that `tune` gives it."""
+    bounds = {"train.epochs": params.tune.epochs, "train.max_minutes": None}
+    return params.override({**values, **bounds, "train.checkpoint_steps": None})
+
+
+def _space(params: Params) -> dict[str, Any]:
+    from ray import tune
+
+    makers: dict[str, Callable[[Any], Any]] = {
+        "choice": lambda d: tune.choice([json.dumps(value) for value in d.values]),
+        "uniform": lambda d: tune.uniform(d.low, d.high),
+        "loguniform": lambda d: tune.loguniform(d.low, d.high),
+        "randint": lambda d: tune.randint(d.low, d.high),
+    }
+    return {key: makers[entry.kind](entry) for key, entry in params.tune.space.items()}
+
+
+def _share(params: Params, resources: cluster.Resources) -> dict[str, float]:
+    """Resources of one trial: an equal share of what is there."""
+    concurrent = params.tune.concurrent
+    cluster.check_trials(concurrent, resources)
+    return {"CPU": resources.cpus // concurrent, "GPU": min(1.0, resources.gpus / concurrent)}
+
+
+def _tuner(job: TrialJob, trials: Any, share: dict[str, float]) -> Any:
+    import optuna
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    settings = job.params.tune
+    trainable = tune.with_resources(tune.with_parameters(_trial, job=job), share)
+    path = job.folder / EXPERIMENT
+    if tune.Tuner.can_restore(os.fspath(path)):
+        print(f"going on with the search in {path}", flush=True)
+        return tune.Tuner.restore(
+            os.fspath(path), trainable=trainable, resume_unfinished=True, restart_errored=True
+        )
+    return tune.Tuner(
+        trainable,
+        param_space=_space(job.params),
+        tune_config=tune.TuneConfig(
+            metric=job.metric,
+            mode=settings.mode,
+            num_samples=settings.trials,
+            max_concurrent_trials=settings.concurrent,
+            search_alg=OptunaSearch(seed=settings.seed),
+            scheduler=ASHAScheduler(
+                time_attr="epoch",
+                max_t=settings.epochs,
+                grace_period=min(settings.grace_epochs, settings.epochs),
+                reduction_factor=REDUCTION,
+            ),
+            reuse_actors=True,  # torch is imported once, not once a trial
+        ),
+        run_config=tune.RunConfig(
+            name=EXPERIMENT, storage_path=os.fspath(job.folder), verbose=0, callbacks=[trials]
+        ),
+    )
+
+
+def _trial(config: dict[str, Any], job: TrialJob) -> None:
+    """One trial, in a process of its own or after another one in the same."""
+    from ray import tune
+
+    params = trial_params(job.params, decode(config))
+    folder = job.folder / "trials" / str(tune.get_context().get_trial_id())
+    folder.mkdir(parents=True, exist_ok=True)
+    for epoch in job.worker(params, job.shards, folder, None):
+        if job.metric not in epoch.metrics:
+            known = sorted(key[4:] for key in epoch.metrics if key.startswith("val/"))
+            raise OptionError(
+                f"tune.metric {job.metric[4:]!r} is not measured; known: {', '.join(known)}"
+            )
+        tune.report({**epoch.metrics, "epoch": epoch.number})
+
+
+def _score(result: Any, metric: str) -> float | None:
+    value = (result.metrics or {}).get(metric)
+    return None if value is None or value != value or result.error else float(value)

@@ -1,0 +1,119 @@
+"""The MLflow runs of a search's trials, kept on the driver and each closed in its true state."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ray.tune import Callback
+
+from pipelines.adapters import tracking
+from pipelines.adapters.storage import write_atomic
+
+RUNS = "runs.json"
+
+
+class Trials(Callback):  # type: ignore[misc,unused-ignore]
+    """Opens a child run per trial, logs its epochs, and closes it.
+
+    Ray stores this object with the search and brings it back after a kill, so it holds plain
+    values; which run belongs to which trial is in a file.
+
+    Args:
+        folder: of the search.
+        run: the parent.
+        epochs: of a trial that is not stopped early.
+        metric: that trials are compared by.
+    """
+
+    _parent: ClassVar[tracking.Run | None] = None
+    _on_epoch: ClassVar[Callable[[], None] | None] = None
+    _open: ClassVar[dict[str, tracking.Run]] = {}
+
+    def __init__(self, folder: Path, run: tracking.Run, epochs: int, metric: str) -> None:
+        self.file = folder / RUNS
+        self.parent_id = run.id
+        self.epochs = epochs
+        self.metric = metric
+
+    @contextmanager
+    def watched(self, run: tracking.Run, on_epoch: Callable[[], None]) -> Iterator[None]:
+        """Give the callbacks of this process their connection; close what is open at the end.
+
+        A run still open then belongs to a trial that was killed with the search.
+        """
+        cls = type(self)
+        cls._parent, cls._on_epoch = run, on_epoch
+        try:
+            yield
+        finally:
+            for child in cls._open.values():
+                child.close("KILLED")
+            cls._open.clear()
+            cls._parent = cls._on_epoch = None
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Open the trial's run, or the one that it had before a kill."""
+        self._run(trial)
+
+    def on_trial_result(
+        self,
+        iteration: int,
+        trials: list[Any],
+        trial: Any,
+        result: dict[str, Any],
+        **info: Any,
+    ) -> None:
+        """Log an epoch."""
+        numbers = {key: value for key, value in result.items() if "/" in key or key == "lr"}
+        values = {k: v for k, v in numbers.items() if isinstance(v, (int, float))}
+        self._run(trial).log_metrics(values, int(result["epoch"]))
+        if self._on_epoch:
+            type(self)._on_epoch()  # type: ignore[misc]
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Close the run: FINISHED at its full length, KILLED if it was stopped before."""
+        last = trial.last_result or {}
+        full = last.get("epoch", 0) >= self.epochs
+        self._end(trial, "FINISHED" if full else "KILLED", "completed" if full else "pruned")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Close the run as FAILED."""
+        self._end(trial, "FAILED", "failed")
+
+    def _end(self, trial: Any, status: str, outcome: str) -> None:
+        run = self._run(trial)
+        run.set_tags({"outcome": outcome})
+        run.close(status)
+        self._open.pop(trial.trial_id, None)
+        last = trial.last_result or {}
+        value = last.get(self.metric, float("nan"))
+        print(
+            f"trial {trial.trial_id} {_text(trial.config)}: {outcome} after {last.get('epoch', 0)} "
+            f"epochs, {self.metric} {value:.4f}",
+            flush=True,
+        )
+
+    def _run(self, trial: Any) -> tracking.Run:
+        if trial.trial_id not in self._open:
+            parent = self._parent
+            if parent is None:
+                raise RuntimeError("Trials is used outside of `watched`")
+            known = json.loads(self.file.read_text()) if self.file.is_file() else {}
+            child = parent.child(
+                trial.trial_id, resume_id=known.get(trial.trial_id), params=_values(trial.config)
+            )
+            self._open[trial.trial_id] = child
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.file, json.dumps({**known, trial.trial_id: child.id}).encode())
+        return self._open[trial.trial_id]
+
+
+def _values(config: dict[str, Any]) -> dict[str, Any]:
+    return {k: json.loads(v) if isinstance(v, str) else v for k, v in config.items()}
+
+
+def _text(config: dict[str, Any]) -> str:
+    values = _values(config).items()
+    return " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in values)

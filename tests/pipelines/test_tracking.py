@@ -1,0 +1,267 @@
+"""MLflow runs against real stores: their states, an outage, and what is refused before work."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.adapters import connection, registry, tracking
+from pipelines.adapters.buffer import Buffer
+from pipelines.adapters.errors import TrackingError
+from pipelines.params import Params
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "./mlruns", "file:mlruns"])
+def test_file_store_is_refused_with_the_way_out(uri: str, project: Params) -> None:
+    with pytest.raises(TrackingError, match="sqlite:///mlflow.db"):
+        connection.connect(project.override({"tracking.uri": uri}).tracking)
+
+
+def test_relative_sqlite_path_is_absolute_from_the_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGCORE_ROOT", str(tmp_path))
+    assert connection.store_uri("sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
+    assert connection.store_uri("https://host:5000") == "https://host:5000"
+
+
+def test_unreachable_server_is_one_quick_error(project: Params) -> None:
+    start = time.monotonic()
+    with (
+        pytest.raises(TrackingError, match="sqlite:///mlflow.db"),
+        tracking.run("train", project.override({"tracking.uri": "http://127.0.0.1:9"})),
+    ):
+        pytest.fail("the block must not start")
+    assert time.monotonic() - start < 10
+
+
+def test_database_that_is_none_is_named(project: Params, tmp_path: Path) -> None:
+    (tmp_path / "broken.db").write_bytes(b"this is no database, but it is long enough" * 100)
+    broken = project.override({"tracking.uri": f"sqlite:///{tmp_path}/broken.db"})
+    with pytest.raises(TrackingError, match=r"broken\.db"):
+        connection.connect(broken.tracking)
+
+
+def test_run_holds_everything_and_ends_finished(project: Params, tmp_path: Path) -> None:
+    with tracking.run("train", project.override({"tracking.system_metrics": True})) as run:
+        for step in (1, 2):
+            run.log_metrics({"val/miou": step / 4, "iou/Sign(a)": 0.5, "iou/none": np.nan}, step)
+        run.log_image(np.zeros((4, 6, 3), np.uint8), "overlays/a.png")
+        run.log_dataset("painted", "ab" * 32, path=tmp_path, rows=7)
+        time.sleep(1.5)
+    client = run.connection.client
+    stored = client.get_run(run.id)
+    assert stored.info.status == "FINISHED"
+    assert [m.value for m in client.get_metric_history(run.id, "val/miou")] == [0.25, 0.5]
+    assert stored.data.metrics["iou/Sign_a_"] == 0.5
+    assert "iou/none" not in stored.data.metrics
+    assert "system/cpu_utilization_percentage" in stored.data.metrics
+    assert stored.data.params["train.lr"] == str(project.train.lr)
+    assert stored.data.tags["dvc_stage"] == "train"
+    assert stored.inputs.dataset_inputs[0].dataset.digest == ("ab" * 32)[:36]
+    assert [entry.path for entry in client.list_artifacts(run.id, "overlays")] == ["overlays/a.png"]
+    assert not list((tmp_path / "runs" / tracking.BUFFERS).iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(SystemExit(143), "KILLED"), (KeyboardInterrupt(), "KILLED"), (ValueError("x"), "FAILED")],
+)
+def test_run_ends_in_its_true_state(project: Params, error: BaseException, status: str) -> None:
+    with pytest.raises(type(error)), tracking.run("train", project) as run:
+        raise error
+    assert run.connection.client.get_run(run.id).info.status == status
+
+
+def test_interrupted_run_goes_on_and_a_lost_one_starts_anew(project: Params) -> None:
+    with tracking.run("train", project) as first:
+        pass
+    with tracking.run("train", project, resume_id=first.id) as again:
+        assert again.connection.client.get_run(first.id).info.status == "RUNNING"
+    with tracking.run("train", project, resume_id="0" * 32) as other:
+        pass
+    assert again.id == first.id != other.id
+
+
+def test_children_are_nested(project: Params) -> None:
+    with tracking.run("tune", project) as run:
+        child = run.child("trial", params={"train.lr": 0.1})
+        child.log_metrics({"val/miou": 0.5}, 1)
+        child.close("KILLED")
+    stored = run.connection.client.get_run(child.id)
+    assert stored.data.tags["mlflow.parentRunId"] == run.id
+    assert (stored.info.status, stored.data.params) == ("KILLED", {"train.lr": "0.1"})
+
+
+def test_replay_makes_no_point_twice(project: Params, tmp_path: Path) -> None:
+    with tracking.run("train", project) as run:
+        buffer = Buffer(run.connection.client, run.id, tmp_path / "buffer")
+        for step in range(5):
+            buffer.metrics({"a": step}, step, 1_700_000_000_000 + step)
+        assert buffer.flush() == 0
+        (tmp_path / "buffer" / "sent").unlink()
+        again = Buffer(run.connection.client, run.id, tmp_path / "buffer")
+        assert again.close() == 0
+        buffer.close()
+    history = run.connection.client.get_metric_history(run.id, "a")
+    assert [metric.value for metric in history] == [0, 1, 2, 3, 4]
+
+
+class Wire:
+    """A TCP connection to a server that can be cut and mended."""
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self.port = free_port()
+        self._open: list[socket.socket] = []
+        self.mend()
+
+    def mend(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def cut(self) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for end in self._open:
+            end.close()
+        self._open.clear()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                here, _ = listener.accept()
+                there = socket.create_connection(("127.0.0.1", self.target))
+                self._open += [here, there]
+                for pair in ((here, there), (there, here)):
+                    threading.Thread(target=self._pump, args=pair, daemon=True).start()
+
+    @staticmethod
+    def _pump(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
+
+
+def free_port() -> int:
+    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
+    """A real MLflow server behind a wire that tests may cut."""
+    home, port = tmp_path_factory.mktemp("server"), free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    store = ["--backend-store-uri", f"sqlite:///{home}/s.db"]
+    artifacts = ["--artifacts-destination", str(home / "artifacts")]
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, *store, *artifacts],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+            start_new_session=True,
+        )
+    try:
+        end = time.monotonic() + 240
+        while time.monotonic() < end and process.poll() is None:
+            with suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            time.sleep(0.2)
+        yield Wire(port)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_outage_loses_nothing_and_is_told(
+    project: Params,
+    server: Wire,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipelines.adapters.buffer.CLOSE_S", 1.0)
+    remote = project.override({"tracking.uri": f"http://127.0.0.1:{server.port}"})
+    with tracking.run("train", remote) as run:
+        run.log_metrics({"a": 0.0}, 0)
+        server.cut()
+        start = time.monotonic()
+        for step in range(1, 6):
+            run.log_metrics({"a": float(step)}, step)
+        run.log_image(np.zeros((4, 6, 3), np.uint8), "overlays/a.png")
+        assert time.monotonic() - start < 1.0  # training does not wait for the server
+    told = capsys.readouterr().err
+    assert run.id in told
+    assert "sent by the next stage" in told
+    server.mend()
+    with tracking.run("evaluate", remote) as later:
+        pass
+    client = later.connection.client
+    history = client.get_metric_history(run.id, "a")
+    assert sorted(metric.step for metric in history) == [0, 1, 2, 3, 4, 5]
+    assert client.get_run(run.id).info.status == "FINISHED"
+    assert [entry.path for entry in client.list_artifacts(run.id, "overlays")] == ["overlays/a.png"]
+
+
+def test_same_package_is_one_version(
+    project: Params, good_package: Path, bad_package: Path
+) -> None:
+    models = registry.Registry(project)
+    first = models.ensure_registered(good_package)
+    other = models.register(bad_package, alias=None)
+    assert models.ensure_registered(good_package) == first
+    assert (first.version, other.version) == ("1", "2")
+    assert models.get("segcore-painted", "candidate") == first
+    models.promote(other)
+    assert models.resolve("models:/segcore-painted@champion") == other
+    assert models.resolve("models:/segcore-painted/1") == first
+    assert models.get("segcore-painted", "none") is None
+    with pytest.raises(TrackingError, match="segcore-painted@none"):
+        models.resolve("models:/segcore-painted@none")
+    folder = models.download(first)
+    assert (folder / "model.json").read_bytes() == (good_package / "model.json").read_bytes()
+    assert models.download(first) == folder
+
+
+def test_registered_model_loads_without_the_pipelines(
+    project: Params, good_package: Path, tmp_path: Path
+) -> None:
+    version = registry.Registry(project).ensure_registered(good_package)
+    code = f"""
+import json, sys, mlflow, numpy as np
+mlflow.set_tracking_uri({project.tracking.uri!r})
+model = mlflow.pyfunc.load_model("models:/{version.name}@candidate")
+maps = model.predict(np.zeros((2, 50, 70, 3), np.uint8))
+pickles = [str(p) for p in __import__("pathlib").Path({str(tmp_path)!r}).rglob("*.pkl")]
+known = [m for m in sys.modules if m.split(".")[0] == "pipelines"]
+kind = str(model.metadata.signature.inputs)
+print(json.dumps([maps.shape, str(maps.dtype), known, pickles, kind]))
+"""
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    away = tmp_path / "away"
+    away.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=away, env=clean, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    shape, kind, modules, pickles, signature = json.loads(done.stdout.splitlines()[-1])
+    assert (shape, kind, modules, pickles) == ([2, 50, 70], "int64", [], [])
+    assert "uint8" in signature
+    assert not list((tmp_path / "mlruns").rglob("__pycache__"))

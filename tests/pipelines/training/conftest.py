@@ -1,0 +1,86 @@
+"""A workspace in which the stages train and tune in seconds."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import segcore
+from pipelines.params import Params
+from segcore.data.shards import write_shards
+
+REPOSITORY = Path(__file__).parents[3]
+TINY = {
+    "data.name": "painted",
+    "model.name": "unet",
+    "model.options": {"base_channels": 4, "norm": "batch", "dropout": 0.1},
+    "train.epochs": 4,
+    "train.batch_size": 4,
+    "train.overlay_epochs": 2,
+    "train.checkpoint_steps": 2,
+    "tune.trials": 2,
+    "tune.epochs": 2,
+    "tracking.system_metrics": False,
+}
+
+
+@pytest.fixture(scope="session")
+def fitting_shards(painted_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The painted shards as splits train (16 images) and val (4)."""
+    dataset = segcore.open_shards(painted_shards)
+    train, val = dataset.split("train"), dataset.split("test")
+    path = tmp_path_factory.mktemp("fitting") / "painted"
+    rows = {
+        "train": [train.read(i) for i in range(16)],
+        "val": [val.read(i) for i in range(4)],
+    }
+    write_shards(path, dataset.meta, splits=rows, encode=lambda row: row)
+    return path
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of one MLflow database for all tests; making one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+class Workspace:
+    """An empty project folder with shards, params, and the stages as processes."""
+
+    def __init__(self, root: Path, shards: Path, store: str) -> None:
+        self.root = root
+        self.shards = root / "data" / "shards" / "painted"
+        shutil.copytree(shards, self.shards)
+        self.store = store
+        self.write()
+
+    def write(self, **values: object) -> Params:
+        """Write params.yaml: tiny values, and those given by dotted key."""
+        params = Params.load(REPOSITORY / "params.yaml").override(
+            {**TINY, "tracking.uri": self.store, **values}
+        )
+        (self.root / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
+        return params
+
+    def command(self, stage: str) -> list[str]:
+        return [sys.executable, "-m", f"pipelines.{stage}"]
+
+    def environment(self) -> dict[str, str]:
+        """Of a stage's process; it computes as this one does."""
+        return {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+
+    @property
+    def weights(self) -> bytes:
+        return (self.root / "outputs" / "candidate" / "model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def workspace(
+    tmp_path: Path, fitting_shards: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> Workspace:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SEGCORE_ROOT", raising=False)
+    return Workspace(tmp_path, fitting_shards, store)
