@@ -76,10 +76,10 @@ def check_classes(params: Params, info: "DatasetInfo") -> None:
 
 def summary(validation: "Validation") -> str:
     """One line: samples a split, and how many are rejected."""
-    splits: dict[str, int] = {}
-    for sample in validation.samples:
-        splits[sample.split] = splits.get(sample.split, 0) + 1
-    counts = ", ".join(f"{count} {split}" for split, count in splits.items())
+    from segcore.data.sample import SPLITS
+
+    found = [sample.split for sample in validation.samples]
+    counts = ", ".join(f"{found.count(split)} {split}" for split in SPLITS if split in found)
     return f"{counts or 'no samples'}; {validation.rejected} rejected"
 
 

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
@@ -26,9 +26,23 @@ def count_workers(
     return max(1, min(cpus, samples // per_worker))
 
 
+class WorkerPool(ProcessPoolExecutor):
+    """Spawned processes that can be stopped at once."""
+
+    def __init__(self, workers: int) -> None:
+        self._others = set(multiprocessing.active_children())
+        context = multiprocessing.get_context("spawn")
+        super().__init__(workers, mp_context=context, initializer=_start_worker)
+
+    def stop(self) -> None:
+        """End the workers whatever they do; their futures fail."""
+        for child in set(multiprocessing.active_children()) - self._others:
+            child.terminate()
+
+
 @contextmanager
-def worker_pool(workers: int) -> Iterator[Executor | None]:
-    """Spawned processes, or None where one process does the work.
+def worker_pool(workers: int) -> Iterator[WorkerPool | None]:
+    """Several processes, or None where this one does the work.
 
     Raises:
         DataError: a worker was killed, by lack of memory say.
@@ -36,14 +50,16 @@ def worker_pool(workers: int) -> Iterator[Executor | None]:
     if workers == 1:
         yield None
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    pool = WorkerPool(workers)
     try:
         yield pool
     except BrokenProcessPool as error:
         raise DataError(
             "a worker process was killed (out of memory?): run it again with fewer workers"
         ) from error
+    except (KeyboardInterrupt, SystemExit):
+        pool.stop()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

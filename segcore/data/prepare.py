@@ -215,7 +215,7 @@ def write(
     with worker_pool(count_workers(len(samples), workers, per_worker=per_worker)) as pool:
         write_shards(
             Path(path), meta, splits=splits, encode=encoding.row, rows_per_shard=rows_per_shard,
-            executor=pool, done=done, extra={REJECTED: validation.csv()},
+            pool=pool, done=done, extra={REJECTED: validation.csv()},
         )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import as_completed, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from segcore.data.atomic import disk_errors, new_folder
+from segcore.data.pool import WorkerPool
 from segcore.data.sample import SPLITS
 from segcore.data.shard_format import FORMAT, MANIFEST, ROW_GROUP, Row, ShardMeta, split_schema
 from segcore.errors import OptionError
@@ -38,7 +39,7 @@ def write_shards(
     splits: Mapping[str, Sequence[Item]],
     encode: Callable[[Item], Row],
     rows_per_shard: int = 256,
-    executor: Executor | None = None,
+    pool: WorkerPool | None = None,
     done: Done = lambda rows: None,
     extra: Mapping[str, bytes] | None = None,
 ) -> None:
@@ -50,9 +51,9 @@ def write_shards(
         path: folder of the dataset.
         meta: what holds for all its shards.
         splits: split name -> what `encode` makes rows of, in order. Empty splits are left out.
-        encode: makes one row; a picklable function if there is an executor.
+        encode: makes one row; a picklable function if there is a pool.
         rows_per_shard: rows of one file.
-        executor: processes that write files; None: this one.
+        pool: processes that write files; None: this one.
         done: told after each file how many rows it has.
         extra: further files of the folder, by name; not in the manifest.
 
@@ -74,38 +75,34 @@ def write_shards(
                 (folder / split).mkdir(exist_ok=True)
                 file = folder / split / f"part-{number:05d}.parquet"
                 parts.append(_Part(file, schema, items[start : start + rows_per_shard], encode))
-        entries = _write_parts(parts, executor, done)
+        entries = _write_parts(parts, pool, done)
         for name, data in (extra or {}).items():
             (folder / name).write_bytes(data)
         _write_manifest(folder, meta, {s: len(splits.get(s, ())) for s in SPLITS}, entries)
 
 
 def _write_parts(
-    parts: Sequence[_Part[Item]], executor: Executor | None, done: Done
+    parts: Sequence[_Part[Item]], pool: WorkerPool | None, done: Done
 ) -> list[dict[str, Any]]:
     entries = []
-    if executor is None:
+    if pool is None:
         for part in parts:
             entries.append(_write_part(part))
             done(len(part.items))
-    else:
-        futures = {executor.submit(_write_part, part): part for part in parts}
-        try:
-            for future in as_completed(futures):
-                entries.append(future.result())
-                done(len(futures[future].items))
-        finally:
-            for future in futures:
-                future.cancel()
-            _settle(futures)
+        return entries
+    futures = {pool.submit(_write_part, part): part for part in parts}
+    try:
+        for future in as_completed(futures):
+            entries.append(future.result())
+            done(len(futures[future].items))
+    except (KeyboardInterrupt, SystemExit):
+        pool.stop()
+        raise
+    finally:
+        for future in futures:
+            future.cancel()
+        wait(futures)  # until nobody writes into the folder that is about to go
     return sorted(entries, key=lambda entry: str(entry["path"]))
-
-
-def _settle(futures: Mapping[Any, Any]) -> None:
-    """Wait until no process writes any more, so that the folder can be removed."""
-    for future in futures:
-        if not future.cancelled():
-            future.exception()
 
 
 def _write_part(part: _Part[Any]) -> dict[str, Any]:
