@@ -56,15 +56,15 @@ def predict(
     Exit code 0, 1 on an error, 3 when some images failed: the manifest says which and why.
     """
     with _errors():
-        from pipelines import predict as stage
-
         changes: dict[str, Any] = {}
         if batch_size is not None:
             changes["predict.batch_size"] = batch_size
         if tracking_uri is not None:
             changes["tracking.uri"] = tracking_uri
         params = _params().override(changes)
-        summary = stage.predict(params, images=images, model=model, out=out, overlays=overlays)
+        from pipelines.prediction import predict as run  # after the params: it imports torch
+
+        summary = run(params, images=images, model=model, out=out, overlays=overlays)
         typer.echo(str(summary))
         for row in summary.failed[:SHOWN_FAILURES]:
             typer.secho(f"  {row.path}: {row.reason}", fg="red", err=True)

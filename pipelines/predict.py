@@ -1,191 +1,36 @@
-"""Stage predict: images in; palette masks, overlays and a manifest out. Also `segcore predict`."""
+"""Stage predict: masks of a folder of images, or of the test split, by the champion."""
 
-import os
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from pipelines import manifest, stage
-from pipelines.adapters.registry import CHAMPION, Registry, model_name
+from pipelines import stage
 from pipelines.adapters.storage import absolute
-from pipelines.inputs import Input, find_inputs
-from pipelines.manifest import Row
 from pipelines.params import Params
-from pipelines.predict_worker import MASKS, OVERLAYS, Job, Worker
-from pipelines.progress import progress
-from segcore.inference.predictor import best_device
-from segcore.package import package_digest, read_spec
 
-OUT = "outputs/predictions"
-REGISTRY = "models:/"
-SOME_FAILED = 3
-SAVE_S = 10.0
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a prediction did.
-
-    Args:
-        done: inputs predicted now.
-        kept: inputs whose mask was there already.
-        failed: rows with status "error".
-        skipped: files that are no images.
-        seconds: of the whole run.
-        out: folder of the results.
-    """
-
-    done: int
-    kept: int
-    failed: list[Row]
-    skipped: int
-    seconds: float
-    out: Path
-
-    @property
-    def exit_code(self) -> int:
-        """0, or 3 when some inputs failed."""
-        return SOME_FAILED if self.failed else 0
-
-    def __str__(self) -> str:
-        parts = [f"{self.done} predicted", f"{self.kept} already there"]
-        parts += [f"{len(self.failed)} failed"] if self.failed else []
-        parts += [f"{self.skipped} skipped"] if self.skipped else []
-        where = os.path.relpath(self.out)
-        return f"predict: {', '.join(parts)} in {self.seconds:.1f} s -> {where}/{manifest.FILE}"
-
-
-def predict(
-    params: Params, *, images: str, model: str, out: Path, overlays: bool, prune: bool = False
-) -> Summary:
-    """Predict every input that has no valid result yet.
-
-    In this process for few images; by Ray Data's actors from `predict.ray_min_images` on and
-    where `cluster.address` names a cluster. Killed at any moment and run again, it goes on.
-
-    Args:
-        params: `predict`, `cluster` and `tracking` are used.
-        images: folder, glob, list file, image, folder of shards, or s3:// address.
-        model: models:/name@alias, models:/name/version, or the folder of a model package.
-        out: folder of masks/, overlays/ and manifest.parquet.
-        overlays: also write overlays/.
-        prune: remove rows and files of inputs that are no longer given.
-
-    Raises:
-        DataError: there are no inputs, or `out` is not writable.
-        PackageError: the model is not a whole package.
-        TrackingError: the registry has no such model.
-    """
-    start = time.monotonic()
-    inputs = find_inputs(images, exclude=out)
-    package, version = _locate(params, model)
-    job = Job(
-        package=package,
-        digest=package_digest(package),
-        version=version,
-        spec=read_spec(package),
-        out=out.resolve(),
-        base=Path.cwd(),
-        overlays=overlays,
-        batch_size=params.predict.batch_size,
-    )
-    known = manifest.read(out)
-    rows = {} if prune else {path: row for path, row in known.items() if _is_there(out, row)}
-    rows |= {item.path: job.row(item, "skipped", item.skip) for item in inputs if item.skip}
-    work = [(item, known.get(item.path)) for item in inputs if not item.skip]
-    kept = _work(params, job, work, rows)
-    if prune:
-        _prune(out, rows.values())
-    given = [rows[item.path] for item in inputs]
-    return Summary(
-        done=sum(row.status == "ok" for row in given) - kept,
-        kept=kept,
-        failed=[row for row in given if row.status == "error"],
-        skipped=sum(row.status == "skipped" for row in given),
-        seconds=time.monotonic() - start,
-        out=out,
-    )
-
-
-def _locate(params: Params, model: str) -> tuple[Path, str]:
-    """Folder of the model package, and what the manifest calls it."""
-    if not model.startswith(REGISTRY):
-        return absolute(model), model
-    registry = Registry(params)
-    version = registry.resolve(model)
-    return registry.download(version), version.uri
-
-
-def _is_there(out: Path, row: Row) -> bool:
-    return bool(row.mask_path) and (out / row.mask_path).is_file()
-
-
-def _work(
-    params: Params, job: Job, work: Sequence[tuple[Input, Row | None]], rows: dict[str, Row]
-) -> int:
-    """Run the workers, saving the manifest as it grows; returns how many results were kept."""
-    kept, saved = 0, time.monotonic()
-    before = {item.path: known for item, known in work}
-    with progress("predict", len(work)) as advance:
-        for row in _results(params, job, work):
-            kept += row == before[row.path]
-            rows[row.path] = row
-            advance(1)
-            if time.monotonic() - saved > SAVE_S:
-                manifest.write(job.out, rows.values())
-                saved = time.monotonic()
-    manifest.write(job.out, rows.values())
-    return kept
-
-
-def _results(params: Params, job: Job, work: Sequence[tuple[Input, Row | None]]) -> Iterator[Row]:
-    new = sum(
-        known is None or known.model_digest != job.digest or not job.is_written(item)
-        for item, known in work
-    )
-    if new and (new >= params.predict.ray_min_images or params.cluster.address != "local"):
-        from pipelines.adapters import ray_data
-
-        make_worker = partial(Worker, job)
-        size = job.batch_size
-        yield from ray_data.map_batches(work, make_worker, batch_size=size, cluster=params.cluster)
-        return
-    worker = Worker(job, best_device())
-    for start in range(0, len(work), job.batch_size):
-        yield from worker(work[start : start + job.batch_size])
-
-
-def _prune(out: Path, rows: Iterable[Row]) -> None:
-    """Remove masks and overlays that no row of the manifest tells of."""
-    names = {
-        Path(row.mask_path).relative_to(MASKS).with_suffix("") for row in rows if row.mask_path
-    }
-    for folder in (MASKS, OVERLAYS):
-        for file in (out / folder).rglob("*"):
-            if file.is_file() and file.relative_to(out / folder).with_suffix("") not in names:
-                file.unlink()
+SHARDS = Path("data/shards")
+PACKAGE = Path("outputs/candidate")
+OUT = Path("outputs/predictions")
+SHOWN_FAILURES = 20
 
 
 def main() -> int:
     params = Params.load()
-    name = params.data.name
-    images = params.predict.images or f"data/shards/{name}/test"
+    from pipelines.adapters.registry import CHAMPION, model_name
+    from pipelines.prediction import predict  # after the params: it imports torch
+    from segcore.package import read_spec
+
     model = params.predict.model
     if model is None:
-        dataset = read_spec(absolute("outputs/candidate")).dataset_name
-        model = f"{REGISTRY}{model_name(dataset)}@{CHAMPION}"
+        model = f"models:/{model_name(read_spec(absolute(PACKAGE)).dataset_name)}@{CHAMPION}"
     summary = predict(
         params,
-        images=images,
+        images=params.predict.images or str(SHARDS / params.data.name / "test"),
         model=model,
-        out=Path(OUT),
+        out=OUT,
         overlays=params.predict.overlays,
         prune=True,
     )
     print(summary)
-    for row in summary.failed[:20]:
+    for row in summary.failed[:SHOWN_FAILURES]:
         print(f"  {row.path}: {row.reason}")
     return summary.exit_code
 

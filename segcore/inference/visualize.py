@@ -25,12 +25,14 @@ def colorize(mask: Mask, palette: Palette) -> Image.Image:
 def palette_png(mask: Mask, palette: Palette) -> Image.Image:
     """The map [H, W] as a picture whose pixel values stay the class indices.
 
-    Up to 256 classes it carries the palette (mode P); above, it is 16-bit grey.
+    Up to 256 classes it carries the palette (mode P, 8 bits); above, it is 16-bit grey.
     """
     if len(palette) > 256:
         return Image.fromarray(mask.astype(np.uint16))
     picture = Image.fromarray(mask.astype(np.uint8), mode="P")
-    picture.putpalette([value for color in palette for value in color])
+    # All 256 entries: Pillow stores fewer bits a pixel for a short palette, and cuts off the rest.
+    colors = [*palette, *[VOID] * (256 - len(palette))]
+    picture.putpalette([value for color in colors for value in color])
     return picture
 
 

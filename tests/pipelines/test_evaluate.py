@@ -12,7 +12,7 @@ import pytest
 
 import segcore
 from pipelines.adapters.registry import CHAMPION, Registry
-from pipelines.evaluate import confusions, evaluate
+from pipelines.evaluation import confusions, evaluate
 from pipelines.params import Params
 from pipelines.report import Outcome
 from segcore.data.shards import open_shards, write_shards

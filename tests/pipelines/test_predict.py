@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines import manifest
 from pipelines.inputs import find_inputs, read_bytes
 from pipelines.params import Params
-from pipelines.predict import SOME_FAILED, Summary, predict
+from pipelines.prediction import SOME_FAILED, Summary, predict
 from segcore.data.shards import open_shards
 from segcore.errors import DataError, PackageError
 from segcore.package import load_package, package_digest

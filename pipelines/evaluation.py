@@ -1,0 +1,182 @@
+"""Candidate against champion on the test images: score, decide, report, promote."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines import bootstrap, report
+from pipelines.adapters import tracking
+from pipelines.adapters.registry import CHAMPION, Registry, Version
+from pipelines.params import Params, PromoteParams
+from pipelines.progress import progress
+from pipelines.report import Evaluation, Outcome
+from segcore.data.shards import ShardedDataset, ShardSplit, open_shards
+from segcore.errors import DataError
+from segcore.inference.predictor import Predictor, best_device
+from segcore.metrics import scores
+from segcore.package import load_package, read_spec
+
+
+def evaluate(params: Params, *, shards: Path, package: Path, folder: Path) -> Outcome:
+    """Score the candidate and the champion, decide, write the report, move the alias.
+
+    Args:
+        params: `evaluate`, `tracking` and `cluster.storage` are used.
+        shards: the dataset.
+        package: the candidate; registered again where the registry lost it.
+        folder: of the report; its files are replaced.
+
+    Raises:
+        DataError: the test split is empty or unlabelled, or the candidate predicts other classes.
+    """
+    dataset = open_shards(shards)
+    rows = _labelled(dataset)
+    registry = Registry(params)
+    with tracking.run("evaluate", params) as run:
+        version = registry.ensure_registered(package)
+        champion = registry.get(version.name, CHAMPION)
+        batch_size = params.evaluate.batch_size
+        candidate = _score(registry, version, dataset, rows, batch_size=batch_size)
+        if candidate is None:
+            raise DataError(
+                f"{package} predicts other classes than {shards} has: run the train stage again"
+            )
+        incumbent = None
+        if champion is not None and champion.package_digest != version.package_digest:
+            incumbent = _score(registry, champion, dataset, rows, batch_size=batch_size)
+        outcome = _decide(params.evaluate.promote, candidate, champion, incumbent)
+        report.write(folder, dataset, outcome, rows=rows)
+        _record(run, registry, outcome, dataset, folder)
+        if outcome.verdict == "promoted":
+            registry.promote(version)
+    return outcome
+
+
+def _labelled(dataset: ShardedDataset) -> list[int]:
+    split = dataset.split("test")
+    rows = [index for index in range(len(split)) if split.read(index).mask is not None]
+    if not rows:
+        raise DataError(
+            f"the test split of {dataset.path} has {len(split)} images and no label: give it some "
+            "(test.txt, a test folder, or data.test_fraction) and run the prepare stage"
+        )
+    return rows
+
+
+def _score(
+    registry: Registry,
+    version: Version,
+    dataset: ShardedDataset,
+    rows: list[int],
+    *,
+    batch_size: int,
+) -> Evaluation | None:
+    """Per-image confusion matrices of a version; None if its classes are not the dataset's."""
+    folder = registry.download(version)
+    if read_spec(folder).classes != dataset.classes:
+        return None
+    predictor = load_package(folder, device=best_device())
+    matrices = confusions(
+        predictor, dataset, rows, batch_size=batch_size, title=f"evaluate {version.uri}"
+    )
+    ids = dataset.split("test").ids
+    return Evaluation(version, predictor, matrices, [ids[row] for row in rows])
+
+
+def confusions(
+    predictor: Predictor,
+    dataset: ShardedDataset,
+    rows: list[int],
+    *,
+    batch_size: int,
+    title: str = "evaluate",
+) -> NDArray[np.int64]:
+    """Confusion matrices [B, K, K] (rows true, columns predicted) of rows of the test split.
+
+    Each image is predicted at its own size; pixels of the ignored index count nowhere.
+    """
+    split = dataset.split("test")
+    classes = dataset.num_classes
+    matrices = np.zeros((len(rows), classes, classes), np.int64)
+    with progress(title, len(rows)) as advance:
+        for start in range(0, len(rows), batch_size):
+            images, masks = _batch(split, rows[start : start + batch_size])
+            for offset, prediction in enumerate(predictor(images, batch_size)):
+                truth = masks[offset].astype(np.int64)
+                valid = (truth != dataset.ignore_index) & (truth < classes)
+                pairs = truth[valid] * classes + prediction.mask[valid]
+                counts = np.bincount(pairs, minlength=classes * classes)
+                matrices[start + offset] = counts.reshape(classes, classes)
+            advance(len(images))
+    return matrices
+
+
+def _batch(
+    split: ShardSplit, rows: list[int]
+) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
+    pairs = [split.decode(row) for row in rows]
+    return [image for image, _ in pairs], [mask for _, mask in pairs if mask is not None]
+
+
+def _decide(
+    rule: PromoteParams, candidate: Evaluation, champion: Version | None, other: Evaluation | None
+) -> Outcome:
+    if champion is None:
+        return Outcome("promoted", "there was no champion", candidate, rule)
+    if champion.package_digest == candidate.version.package_digest:
+        reason = f"the candidate is the champion, version {champion.version}, already"
+        return Outcome("unchanged", reason, candidate, rule)
+    if other is None:
+        reason = f"version {champion.version} predicts other classes and cannot be compared"
+        return Outcome("promoted", reason, candidate, rule)
+    comparison = bootstrap.compare(
+        candidate.matrices,
+        other.matrices,
+        figure=lambda matrices: np.asarray(getattr(scores(matrices), rule.metric), np.float64),
+        margin=rule.margin,
+        confidence=rule.confidence,
+        resamples=rule.resamples,
+        seed=rule.seed,
+    )
+    verdict = bootstrap.decide(comparison, rule.margin)
+    where = {"promoted": "above", "rejected": "below", "undecided": "on both sides of"}[verdict]
+    reason = (
+        f"{rule.metric} {comparison.candidate:.4f} against {comparison.champion:.4f} of version "
+        f"{champion.version}: the {rule.confidence:.0%} interval of the difference, "
+        f"{comparison.low:+.4f} to {comparison.high:+.4f}, lies {where} the margin {rule.margin:g}"
+    )
+    return Outcome(verdict, reason, candidate, rule, champion=other, comparison=comparison)
+
+
+def _record(
+    run: tracking.Run, registry: Registry, outcome: Outcome, dataset: ShardedDataset, folder: Path
+) -> None:
+    """The decision and its figures on the version and on the run."""
+    tags: dict[str, Any] = {
+        "decision": outcome.verdict,
+        "decision_reason": outcome.reason,
+        "test_dataset_digest": dataset.digest,
+        f"test_{outcome.rule.metric}": f"{outcome.candidate.figures[outcome.rule.metric]:.6f}",
+        "evaluate_run": run.id,
+    }
+    if outcome.comparison is not None:
+        figures = dataclasses.asdict(outcome.comparison)
+        for key in ("difference", "low", "high", "probability"):
+            tags[f"bootstrap_{key}"] = f"{figures[key]:.6f}"
+        tags["bootstrap_champion"] = outcome.champion.version.version if outcome.champion else ""
+    registry.set_tags(outcome.candidate.version, tags)
+    run.set_tags({**tags, "model_version": outcome.candidate.version.uri})
+    run.log_dataset(
+        dataset.name, dataset.digest, path=dataset.path, rows=len(outcome.candidate.ids)
+    )
+    figures = {f"test/{key}": value for key, value in outcome.candidate.figures.items()}
+    per_class = {
+        f"test/iou/{name}": value
+        for name, value in zip(dataset.classes, outcome.candidate.iou, strict=True)
+    }
+    run.log_metrics({**figures, **per_class}, step=0)
+    for name in ("index.html", "metrics.json", "confusion.png"):
+        run.log_artifact(folder / name)
