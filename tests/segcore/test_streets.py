@@ -178,10 +178,10 @@ def test_interrupted_render_goes_on_and_ends_the_same(streets: Streets, tmp_path
 
 
 def test_workers_render_what_one_process_renders(tmp_path: Path) -> None:
-    options = {"num_train": 24, "num_val": 0, "num_test": 0, "height": 32, "width": 48}
+    options = {"num_train": 24, "num_val": 0, "num_test": 0, "height": 32, "width": 32}
     dataset = make(tmp_path, **options)
     dataset.download()
-    last = render(compose(0, "train", 23), 32, 48)
+    last = render(compose(0, "train", 23), 32, 32)
     with Image.open(tmp_path / "images" / "train" / "train_00023.png") as picture:
         assert (np.asarray(picture) == last.image).all()
 

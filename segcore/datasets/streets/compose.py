@@ -145,7 +145,7 @@ def _street(rng: np.random.Generator) -> Street:
         verge = float(rng.choice([0.0, rng.uniform(1.2, 2.4)], p=[0.4, 0.6]))
         lawn = float(rng.uniform(0.8, 5.0)) if rng.random() < 0.75 else 0.0
         sides.append(Side(verge, float(rng.uniform(1.8, 3.2)), lawn, park))
-    grey = _jitter(rng, (0.115, 0.115, 0.12), 0.2)
+    grey = _jitter(rng, (0.115, 0.115, 0.12), 0.12)
     return Street(
         heading=float(rng.normal(0, 0.03)),
         bend=bend,
@@ -153,7 +153,7 @@ def _street(rng: np.random.Generator) -> Street:
         left=sides[0],
         right=sides[1],
         asphalt=grey,
-        paving=_jitter(rng, (0.30, 0.285, 0.26), 0.16),
+        paving=_jitter(rng, (0.30, 0.285, 0.26), 0.12),
         grass=_jitter(rng, (0.105, 0.175, 0.045), 0.16),
         dashed=bool(rng.random() < 0.7),
         zebra=float(rng.uniform(9, 20)) if rng.random() < 0.3 else 0.0,

@@ -45,19 +45,22 @@ def look(noise: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
     """Read a tile at positions in tile lengths, by nearest neighbour (for fine detail)."""
     column = (x * TILE).astype(np.int32) & (TILE - 1)
     row = (y * TILE).astype(np.int32) & (TILE - 1)
-    return np.asarray(noise[row, column])
+    return np.asarray(noise.ravel().take(row * TILE + column))
 
 
 def smooth(noise: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
     """Read a tile at positions in tile lengths, bilinearly (for large shapes)."""
-    x, y = x * TILE, y * TILE
+    x, y = np.asarray(x * TILE, np.float32), np.asarray(y * TILE, np.float32)
     left, top = np.floor(x), np.floor(y)
-    tx, ty = (x - left).astype(np.float32), (y - top).astype(np.float32)
+    tx, ty = x - left, y - top
     column, row = left.astype(np.int32) & (TILE - 1), top.astype(np.int32) & (TILE - 1)
-    right, below = (column + 1) & (TILE - 1), (row + 1) & (TILE - 1)
-    upper = noise[row, column] * (1 - tx) + noise[row, right] * tx
-    lower = noise[below, column] * (1 - tx) + noise[below, right] * tx
-    return np.asarray(upper * (1 - ty) + lower * ty)
+    right, below = (column + 1) & (TILE - 1), ((row + 1) & (TILE - 1)) * TILE
+    row *= TILE
+    flat = noise.ravel()
+    upper, lower = flat.take(row + column), flat.take(below + column)
+    upper += (flat.take(row + right) - upper) * tx
+    lower += (flat.take(below + right) - lower) * tx
+    return np.asarray(upper + (lower - upper) * ty)
 
 
 def smoothstep(low: float, high: float, x: FloatArray) -> FloatArray:

@@ -139,7 +139,7 @@ def _trees(
             kind, step = _kind(rng), float(rng.uniform(7, 14))
             z = float(rng.uniform(7, 14)) + (kind == "poplar") * 5
             while z < 70:
-                if rng.random() < 0.8:
+                if rng.random() < 0.8 and abs(z - street.zebra) > 3.5:
                     s = sign * (kerb + side.verge / 2)
                     trees.append(_tree(rng, street, (z, s), kind, 0.8, autumn))
                 z += step * float(rng.uniform(0.85, 1.2))

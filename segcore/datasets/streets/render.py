@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from PIL import Image
 
 from segcore.datasets.streets.buildings import paint_buildings
 from segcore.datasets.streets.cars import paint_car
@@ -139,8 +139,12 @@ def _develop(scene: Scene, light: FloatArray) -> NDArray[np.uint8]:
 
 def _glow(light: FloatArray) -> FloatArray:
     """Light that very bright places scatter in the lens, [H, W, 3]."""
-    bright = np.maximum(light - 1.1, 0)
-    sigma = light.shape[0] / 40
-    return np.asarray(
-        0.35 * ndimage.gaussian_filter(bright, (sigma, sigma, 0), truncate=2.5), np.float32
-    )
+    height, width = light.shape[:2]
+    coarse = (max(2, round(24 * width / height)), 24)
+    spread = np.empty_like(light)
+    for channel in range(3):
+        bright = Image.fromarray(np.maximum(light[..., channel] - 1.1, 0))
+        small = bright.resize(coarse, Image.Resampling.BOX)
+        large = small.resize((width, height), Image.Resampling.BICUBIC)
+        spread[..., channel] = np.asarray(large)
+    return 0.35 * np.maximum(spread, 0)

@@ -1,8 +1,7 @@
 """What keeps light off the ground: cast shadows, and the dark beneath things."""
 
 import numpy as np
-from PIL import Image, ImageDraw
-from scipy import ndimage
+from PIL import Image, ImageDraw, ImageFilter
 
 from segcore.datasets.streets.cars import SHAPES
 from segcore.datasets.streets.noise import FloatArray
@@ -63,8 +62,9 @@ class _Mask:
         self.fill((base + offset)[None])
 
     def soft(self, radius: float) -> FloatArray:
-        values = np.asarray(self.picture, np.float32) / 255
-        return np.asarray(ndimage.gaussian_filter(values, radius, truncate=2.5))
+        """Blur by a radius in pixels."""
+        blurred = self.picture.filter(ImageFilter.GaussianBlur(radius))
+        return np.asarray(blurred, np.float32) / 255
 
 
 def _oval(middle: FloatArray, along: FloatArray, across: FloatArray) -> FloatArray:
