@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
+from multiprocessing.synchronize import Event
 
 from segcore.errors import DataError
 
@@ -27,17 +28,18 @@ def count_workers(
 
 
 class WorkerPool(ProcessPoolExecutor):
-    """Spawned processes that can be stopped at once."""
+    """Spawned processes that can be told to stop in the middle of a long task."""
 
     def __init__(self, workers: int) -> None:
-        self._others = set(multiprocessing.active_children())
         context = multiprocessing.get_context("spawn")
-        super().__init__(workers, mp_context=context, initializer=_start_worker)
+        self._stop = context.Event()
+        super().__init__(
+            workers, mp_context=context, initializer=_start_worker, initargs=(self._stop,)
+        )
 
     def stop(self) -> None:
-        """End the workers whatever they do; their futures fail."""
-        for child in set(multiprocessing.active_children()) - self._others:
-            child.terminate()
+        """Make `check_stop` raise in all workers."""
+        self._stop.set()
 
 
 @contextmanager
@@ -57,14 +59,30 @@ def worker_pool(workers: int) -> Iterator[WorkerPool | None]:
         raise DataError(
             "a worker process was killed (out of memory?): run it again with fewer workers"
         ) from error
-    except (KeyboardInterrupt, SystemExit):
-        pool.stop()
-        raise
     finally:
+        pool.stop()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker() -> None:
+class StoppedError(Exception):
+    """A worker gave up its task because it was told to."""
+
+
+_stop: list[Event] = []  # of this process, if it is a worker
+
+
+def check_stop() -> None:
+    """Called between the steps of a long task.
+
+    Raises:
+        StoppedError: this is a worker and its pool stops.
+    """
+    if _stop and _stop[0].is_set():
+        raise StoppedError
+
+
+def _start_worker(stop: Event) -> None:
+    _stop.append(stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

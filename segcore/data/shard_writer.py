@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from segcore.data.atomic import disk_errors, new_folder
-from segcore.data.pool import WorkerPool
+from segcore.data.pool import WorkerPool, check_stop
 from segcore.data.sample import SPLITS
 from segcore.data.shard_format import FORMAT, MANIFEST, ROW_GROUP, Row, ShardMeta, split_schema
 from segcore.errors import OptionError
@@ -95,7 +95,7 @@ def _write_parts(
         for future in as_completed(futures):
             entries.append(future.result())
             done(len(futures[future].items))
-    except (KeyboardInterrupt, SystemExit):
+    except BaseException:
         pool.stop()
         raise
     finally:
@@ -120,7 +120,10 @@ def _write_part(part: _Part[Any]) -> dict[str, Any]:
         ) as writer,
     ):
         for start in range(0, len(part.items), ROW_GROUP):
-            records = [part.encode(i).record() for i in part.items[start : start + ROW_GROUP]]
+            records = []
+            for item in part.items[start : start + ROW_GROUP]:
+                check_stop()
+                records.append(part.encode(item).record())
             writer.write_table(pa.Table.from_pylist(records, schema), row_group_size=ROW_GROUP)
     return _entry(part.path, len(part.items))
 

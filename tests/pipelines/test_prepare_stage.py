@@ -214,9 +214,10 @@ def test_terminated_stage_cleans_up(tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     while not list((tmp_path / "data/shards").glob(".folder.*.partial/train/*")):
+        assert process.poll() is None
         time.sleep(0.01)
     process.terminate()
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "Traceback" not in stderr
     assert list((tmp_path / "data/shards").iterdir()) == []
