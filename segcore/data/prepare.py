@@ -156,6 +156,16 @@ def validate(
         for inspection in _ordered(pool, inspect, samples):
             found.append(inspection)
             progress("validate", len(found), len(samples))
+    return _judge(info, samples, found, size)
+
+
+def _judge(
+    info: DatasetInfo,
+    samples: Sequence[Sample],
+    found: Sequence[Inspection],
+    size: tuple[int, int] | None,
+) -> Validation:
+    """Separate the samples without an error from the rest."""
     checked = cross_check(samples, found, info)
     faults: list[Fault] = []
     good = []

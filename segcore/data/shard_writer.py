@@ -67,18 +67,30 @@ def write_shards(
     if unknown:
         raise OptionError(f"unknown split {unknown[0]!r}. Known: {', '.join(SPLITS)}")
     with new_folder(Path(path)) as folder:
-        parts: list[_Part[Item]] = []
-        for split in SPLITS:
-            items = splits.get(split, ())
-            schema = split_schema(meta, split, len(items)).serialize().to_pybytes()
-            for number, start in enumerate(range(0, len(items), rows_per_shard)):
-                (folder / split).mkdir(exist_ok=True)
-                file = folder / split / f"part-{number:05d}.parquet"
-                parts.append(_Part(file, schema, items[start : start + rows_per_shard], encode))
+        parts = _plan(folder, meta, splits, encode, rows_per_shard)
         entries = _write_parts(parts, pool, done)
         for name, data in (extra or {}).items():
             (folder / name).write_bytes(data)
         _write_manifest(folder, meta, {s: len(splits.get(s, ())) for s in SPLITS}, entries)
+
+
+def _plan(
+    folder: Path,
+    meta: ShardMeta,
+    splits: Mapping[str, Sequence[Item]],
+    encode: Callable[[Item], Row],
+    rows_per_shard: int,
+) -> list[_Part[Item]]:
+    """The files to write, with their folders made."""
+    parts = []
+    for split in SPLITS:
+        items = splits.get(split, ())
+        schema = split_schema(meta, split, len(items)).serialize().to_pybytes()
+        for number, start in enumerate(range(0, len(items), rows_per_shard)):
+            (folder / split).mkdir(exist_ok=True)
+            file = folder / split / f"part-{number:05d}.parquet"
+            parts.append(_Part(file, schema, items[start : start + rows_per_shard], encode))
+    return parts
 
 
 def _write_parts(

@@ -5,7 +5,7 @@ the whole dataset. Each fault names the file, the value found and what to do abo
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from segcore.data.codec import (
 from segcore.data.labels import LabelError, read_labels
 from segcore.data.sample import SPLITS, DatasetInfo, Sample
 from segcore.errors import DataError
+
+AddFault = Callable[[Path | bytes | None, str, str, str], None]
 
 KEEP_FIRST = ("test", "val", "train", "unlabelled")
 
@@ -116,20 +118,30 @@ def inspect_sample(
         kind = "16-bit image" if deep else "unreadable image"
         add(sample.image, kind, str(error), _FIXES[kind])
         return Inspection(tuple(faults), digest)
-    mask = None
-    if sample.mask is not None:
-        try:
-            mask = read_labels(read_bytes(sample.mask), info, (image.height, image.width))
-        except OSError as error:
-            add(sample.mask, "missing mask", str(error.strerror), _FIXES["missing mask"])
-        except LabelError as fault:
-            add(sample.mask, fault.kind, fault.value, fault.fix)
-    elif sample.instances is None and sample.split != "unlabelled":
-        add(sample.image, "missing mask", "none of this stem", _FIXES["missing mask"])
+    mask = _read_mask(sample, info, (image.height, image.width), add)
     return _measure(image, mask, digest, size, faults)
 
 
+def _read_mask(
+    sample: Sample, info: DatasetInfo, size: tuple[int, int], add: AddFault
+) -> Pixels | None:
+    """The class indices of a sample; None if it has none or they cannot be read."""
+    if sample.mask is None:
+        if sample.instances is None and sample.split != "unlabelled":
+            add(sample.image, "missing mask", "none of this stem", _FIXES["missing mask"])
+        return None
+    try:
+        return read_labels(read_bytes(sample.mask), info, size)
+    except OSError as error:
+        add(sample.mask, "missing mask", str(error.strerror), _FIXES["missing mask"])
+    except LabelError as fault:
+        add(sample.mask, fault.kind, fault.value, fault.fix)
+    return None
+
+
 _FIXES = {
+    "binary mask 0/255": "write 1 instead of 255, or set data.options.mask_values "
+    "to {0: 0, 255: 1}",
     "16-bit image": "scale it to 8 bits per channel and save it again",
     "unreadable image": "replace the file by an intact copy",
     "missing mask": "add the mask, or list the stem in unlabelled.txt",
@@ -187,7 +199,7 @@ class CrossCheck:
 def cross_check(
     samples: Sequence[Sample], found: Sequence[Inspection], info: DatasetInfo
 ) -> CrossCheck:
-    """Compare samples with each other: ids, duplicates, class ids, classes without pixels."""
+    """Compare samples with each other: ids, duplicates, class ids, empty classes and splits."""
     checked = CrossCheck()
     _check_ids(samples, checked)
     _check_duplicates(samples, found, checked)
@@ -250,7 +262,7 @@ def _check_values(
     for row, (sample, inspection) in enumerate(zip(samples, found, strict=True)):
         wrong = sorted(set(inspection.source_values) - known)
         if binary and 255 in inspection.source_values:
-            what = ("binary mask 0/255", "0 and 255", _BINARY)
+            what = ("binary mask 0/255", "0 and 255", _FIXES["binary mask 0/255"])
             checked.reject(row, sample, sample.mask, *what)
         elif wrong:
             what = (
@@ -260,9 +272,6 @@ def _check_values(
                 "or name more classes",
             )
             checked.reject(row, sample, sample.mask, *what)
-
-
-_BINARY = "write 1 instead of 255, or set data.options.mask_values to {0: 0, 255: 1}"
 
 
 def _check_classes(
