@@ -216,7 +216,7 @@ def main() -> None:
             run.log_artifact(picture, OVERLAYS)
 
     with tracking.run("train", params, resume_id=state.recall().get("run_id")) as run:
-        state.remember({"run_id": run.id})
+        run.when_open(lambda run_id: state.remember({"run_id": run_id}))
         run.log_dataset(dataset.name, dataset.digest, path=shards, rows=len(dataset.split("train")))
         run.set_tags({"run_digest": digest, **{f"tuned.{k}": v for k, v in overrides.items()}})
         with Follower(

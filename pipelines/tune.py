@@ -65,7 +65,7 @@ def main() -> None:
     folder = storage.run_folder(params.cluster.storage, "tune", storage.run_digest("tune", inputs))
     state = RunState(folder, metric=settings.metric, mode=settings.mode)
     with tracking.run("tune", params, resume_id=state.recall().get("run_id")) as run:
-        state.remember({"run_id": run.id})
+        run.when_open(lambda run_id: state.remember({"run_id": run_id}))
         run.log_dataset(dataset.name, dataset.digest, path=shards, rows=len(dataset.split("train")))
         with progress("tune", settings.trials * settings.epochs, unit="epochs") as advance:
             found = ray_tune.search(

@@ -53,7 +53,7 @@ class Buffer:
         self.append({"kind": "metrics", "rows": rows})
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Queue a record: kind metrics, params, tags, artifact or status."""
+        """Queue a record: kind metrics, params, tags, artifact, dataset or status."""
         with self._lock:
             append_line(self.folder / RECORDS, record)
         self._news.set()
@@ -140,6 +140,8 @@ class Buffer:
             case "artifact":
                 file = os.fspath(self.folder / first["path"])
                 self.client.log_artifact(self.run_id, file, first["folder"] or None)
+            case "dataset":
+                self.client.log_inputs(self.run_id, [_dataset(first)])
             case "status":
                 self.client.set_terminated(self.run_id, first["status"], first["end_ms"])
 
@@ -160,6 +162,18 @@ def _in_use(home: Path) -> bool:
 
 def _is_ended(home: Path) -> bool:
     return any(record["kind"] == "status" for record in read_lines(home / RECORDS))
+
+
+def _dataset(record: Mapping[str, Any]) -> Any:
+    from mlflow.data.meta_dataset import MetaDataset
+    from mlflow.data.sources import LocalArtifactDatasetSource
+    from mlflow.entities import DatasetInput, InputTag
+
+    source = LocalArtifactDatasetSource(record["path"])
+    # MLflow keeps 36 characters of a digest.
+    data: Any = MetaDataset(source=source, name=record["name"], digest=record["digest"][:36])
+    tags = [InputTag("mlflow.data.context", "training"), InputTag("rows", str(record["rows"]))]
+    return DatasetInput(data._to_mlflow_entity(), tags)
 
 
 def _batch(records: list[dict[str, Any]]) -> int:

@@ -54,8 +54,7 @@ def connect(tracking: TrackingParams) -> Connection:
     Raises:
         TrackingError: the store does not answer within about ten seconds, or refuses.
     """
-    uri = store_uri(tracking.uri)
-    _check(uri)
+    uri = check(tracking.uri)
     _settle()
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -92,8 +91,16 @@ def _experiment(client: Any, uri: str, name: str) -> str:
     return str(found.experiment_id)
 
 
-def _check(uri: str) -> None:
-    """Find out cheaply, before the slow import, whether the store can be there at all."""
+def check(uri: str) -> str:
+    """Find out cheaply, before the slow import, whether the store can be there at all.
+
+    Returns:
+        Its absolute address.
+
+    Raises:
+        TrackingError: it cannot.
+    """
+    uri = store_uri(uri)
     if uri.startswith(SQLITE):
         folder = Path(uri.removeprefix(SQLITE)).parent
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,13 +113,14 @@ def _check(uri: str) -> None:
         try:
             urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_S).close()
         except urllib.error.HTTPError:
-            return  # something answers; its API is asked next
+            pass  # something answers; its API is asked next
         except OSError as error:
             reason = getattr(error, "reason", error)
             raise TrackingError(
                 f"no MLflow server answers at {uri} ({reason}): start it, or run without one by "
                 "setting tracking.uri to sqlite:///mlflow.db"
             ) from error
+    return uri
 
 
 def _is_sqlite(file: Path) -> bool:

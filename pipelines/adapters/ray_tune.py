@@ -70,8 +70,8 @@ def search(
 
     settings = params.tune
     metric = f"val/{settings.metric}"
-    trials = Trials(folder, run, settings.epochs, metric)
-    with cluster.session(params.cluster) as resources, trials.watched(run, on_epoch):
+    with cluster.session(params.cluster) as resources, Trials.watched(run, on_epoch):
+        trials = Trials(folder, run.id, settings.epochs, metric)
         job = TrialJob(worker, params, shards, folder, metric)
         results = _tuner(job, trials, _share(params, resources)).fit()
     failures = [str(result.error).strip().splitlines()[-1] for result in results if result.error]

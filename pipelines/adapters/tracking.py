@@ -1,44 +1,78 @@
-"""MLflow runs: one per stage, opened before any work and closed in its true state."""
+"""MLflow runs: one per stage, checked before any work and closed in its true state."""
 
 import getpass
 import os
 import re
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.adapters.buffer import Buffer, replay
-from pipelines.adapters.connection import Connection, connect
+from pipelines.adapters.connection import SQLITE, Connection, check, connect
 from pipelines.adapters.errors import TrackingError
 from pipelines.adapters.storage import absolute, root
+from pipelines.adapters.system_metrics import SystemMetrics
 from pipelines.params import Params
 
 if TYPE_CHECKING:
     import numpy as np
 
-SYSTEM_METRICS_S = 5.0
 BUFFERS = "tracking"  # folder of undelivered records, in cluster.storage
 LONGEST_PARAM = 6000
+Opening = Callable[[], tuple[Connection, str]]
 
 
 class Run:
-    """An open MLflow run. What it logs survives an outage of the server; see `Buffer`."""
+    """An open MLflow run. What it logs survives an outage of the server; see `Buffer`.
 
-    def __init__(self, connection: Connection, run_id: str, buffers: Path) -> None:
-        self.id = run_id
-        self.connection = connection
+    Everything happens in order in a thread of its own: importing MLflow and opening a database
+    take seconds that training need not wait for.
+
+    Args:
+        opening: connects and gives the id of the run.
+        buffers: folder of undelivered records.
+    """
+
+    def __init__(self, opening: Opening, buffers: Path) -> None:
         self._buffers = buffers
-        self._buffer = Buffer(connection.client, run_id, buffers / run_id)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="tracking")
+        self._failure: Exception | None = None
+        self._opened = self._worker.submit(self._open, opening)
+
+    def _open(self, opening: Opening) -> tuple[Connection, Buffer]:
+        connection, run_id = opening()
+        return connection, Buffer(connection.client, run_id, self._buffers / run_id)
 
     @property
-    def uri(self) -> str:
-        """Absolute address of the store that holds the run."""
-        return self.connection.uri
+    def connection(self) -> Connection:
+        """The store; waits until it is open.
+
+        Raises:
+            TrackingError: it could not be opened.
+        """
+        return self._opened.result()[0]
+
+    @property
+    def _buffer(self) -> Buffer:
+        return self._opened.result()[1]
+
+    @property
+    def id(self) -> str:
+        """Id of the run; waits until it is open.
+
+        Raises:
+            TrackingError: it could not be opened.
+        """
+        return self._buffer.run_id
+
+    def when_open(self, action: Callable[[str], None]) -> None:
+        """Call `action` with the id as soon as the run is open; does not wait."""
+        self._later(lambda: action(self.id))
 
     def log_metrics(
         self, metrics: Mapping[str, float], step: int, *, time_s: float | None = None
@@ -51,52 +85,44 @@ class Run:
             time_s: when they were measured; the same point logged twice is one point.
         """
         values = {_key(key): value for key, value in metrics.items() if value == value}
+        now_ms = int(1000 * (time.time() if time_s is None else time_s))
         if values:
-            now = time.time() if time_s is None else time_s
-            self._buffer.metrics(values, step, int(now * 1000))
+            self._later(lambda: self._buffer.metrics(values, step, now_ms))
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log values, by dotted key, that are fixed for the whole run."""
         items = [(_key(key), str(value)[:LONGEST_PARAM]) for key, value in params.items()]
         for start in range(0, len(items), 100):
-            self._buffer.append({"kind": "params", "values": dict(items[start : start + 100])})
+            self._append({"kind": "params", "values": dict(items[start : start + 100])})
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Keep a file with the run, below `folder`."""
-        self._buffer.keep(Path(path), folder)
+        """Keep a file with the run, below `folder`; it must stay until the run is closed."""
+        self._later(lambda: self._buffer.keep(Path(path), folder))
 
     def log_image(self, image: "np.ndarray[Any, Any]", path: str) -> None:
         """Keep a picture, uint8 [H, W, 3], as the artifact `path`, a PNG."""
         from PIL import Image
 
         folder, _, name = path.rpartition("/")
-        home = self._buffer.folder / "pictures"
-        home.mkdir(exist_ok=True)
-        Image.fromarray(image).save(home / name)
-        self._buffer.keep(home / name, folder)
-        (home / name).unlink()
+        picture = Image.fromarray(image)
+
+        def keep() -> None:
+            home = self._buffer.folder / "pictures"
+            home.mkdir(exist_ok=True)
+            picture.save(home / name)
+            self._buffer.keep(home / name, folder)
+
+        self._later(keep)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags of the run; None is left out."""
         values = {key: str(value) for key, value in tags.items() if value is not None}
-        self._buffer.append({"kind": "tags", "values": values})
+        self._append({"kind": "tags", "values": values})
 
     def log_dataset(self, name: str, digest: str, *, path: Path, rows: int) -> None:
         """Record what the run read, by digest; no data is read."""
-        from mlflow.data.meta_dataset import MetaDataset
-        from mlflow.data.sources import LocalArtifactDatasetSource
-        from mlflow.entities import DatasetInput, InputTag
-        from mlflow.exceptions import MlflowException
-
-        # MLflow keeps 36 characters of a digest.
-        source = LocalArtifactDatasetSource(os.fspath(path))
-        data: Any = MetaDataset(source=source, name=name, digest=digest[:36])
-        tags = [InputTag("mlflow.data.context", "training"), InputTag("rows", str(rows))]
-        try:
-            entry = DatasetInput(data._to_mlflow_entity(), tags)
-            self.connection.client.log_inputs(self.id, [entry])
-        except MlflowException as error:
-            raise TrackingError(f"MLflow at {self.uri} refuses the dataset: {error}") from error
+        facts = {"name": name, "digest": digest, "path": os.fspath(path), "rows": rows}
+        self._append({"kind": "dataset", **facts})
         self.set_tags({"dataset_digest": digest, "dataset_name": name})
 
     def child(self, name: str, *, params: Mapping[str, Any], resume_id: str | None = None) -> "Run":
@@ -107,28 +133,49 @@ class Run:
             params: fixed values of the child.
             resume_id: a child that was interrupted and goes on.
         """
-        tags = {"mlflow.parentRunId": self.id}
-        run_id, fresh = _open(self.connection, name, tags, resume_id)
-        child = Run(self.connection, run_id, self._buffers)
-        if fresh:
-            child.log_params(params)
+        connection, tags = self.connection, {"mlflow.parentRunId": self.id}
+        child = Run(
+            lambda: (connection, open_run(connection, name, tags, resume_id)), self._buffers
+        )
+        child.log_params(params)
         return child
 
     def close(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED and deliver what is left.
 
         What the store does not take is said on stderr, with where it is kept.
+
+        Raises:
+            TrackingError: the run was never opened.
         """
         end_ms = int(time.time() * 1000)
-        self._buffer.append({"kind": "status", "status": status, "end_ms": end_ms})
+        self._append({"kind": "status", "status": status, "end_ms": end_ms})
+        self._worker.shutdown(wait=True)
+        if self._failure:
+            raise self._failure
         left = self._buffer.close()
         if left:
             _say(
-                f"MLflow at {self.uri} is away: {left} records of run {self.id} are not there; "
-                f"they are kept in {self._buffer.folder} and sent by the next stage that runs"
+                f"MLflow at {self.connection.uri} is away: {left} records of run {self.id} are "
+                f"not there; they are kept in {self._buffer.folder} and sent by the next stage "
+                "that runs"
             )
         for reason in self._buffer.refused:
             _say(f"MLflow refused a record of run {self.id}: {reason}")
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        self._later(lambda: self._buffer.append(record))
+
+    def _later(self, action: Callable[[], None]) -> None:
+        """Run an action after those before it; the first failure is raised by `close`."""
+
+        def act() -> None:
+            try:
+                action()
+            except Exception as error:
+                self._failure = self._failure or error
+
+        self._worker.submit(act)
 
 
 @contextmanager
@@ -145,17 +192,22 @@ def run(
         resume_id: a run that was interrupted and goes on; a new one if the store has lost it.
 
     Raises:
-        TrackingError: the store does not answer; raised before the block starts.
+        TrackingError: the store is out of reach; raised before the block starts.
     """
-    connection = connect(params.tracking)
+    uri = check(params.tracking.uri)
     buffers = absolute(params.cluster.storage) / BUFFERS
-    for run_id, left in replay(connection.client, buffers).items():
-        _say(f"{left} records of run {run_id} still cannot be delivered: {buffers / run_id}")
-    run_id, fresh = _open(connection, name or stage, {"dvc_stage": stage}, resume_id)
-    opened = Run(connection, run_id, buffers)
-    if fresh:
-        opened.log_params(params.flat())
-    monitor = _SystemMetrics(opened) if params.tracking.system_metrics else None
+
+    def opening() -> tuple[Connection, str]:
+        connection = connect(params.tracking)
+        for run_id, left in replay(connection.client, buffers).items():
+            _say(f"{left} records of run {run_id} still cannot be delivered: {buffers / run_id}")
+        return connection, open_run(connection, name or stage, {"dvc_stage": stage}, resume_id)
+
+    opened = Run(opening, buffers)
+    if not uri.startswith(SQLITE):
+        opened.connection  # noqa: B018 - a server may refuse: known before the work starts
+    opened.log_params(params.flat())
+    monitor = SystemMetrics(opened.log_metrics) if params.tracking.system_metrics else None
     status = "FAILED"
     try:
         yield opened
@@ -172,10 +224,14 @@ def run(
         opened.close(status)
 
 
-def _open(
+def open_run(
     connection: Connection, name: str, tags: Mapping[str, str], resume_id: str | None
-) -> tuple[str, bool]:
-    """Id of the run to log to, and whether it is a new one."""
+) -> str:
+    """Id of the run to log to: that of `resume_id` if it is there, else of a new one.
+
+    Raises:
+        TrackingError: the store refuses.
+    """
     from mlflow.exceptions import MlflowException
 
     client = connection.client
@@ -183,13 +239,13 @@ def _open(
         with suppress(MlflowException):
             if client.get_run(resume_id).info.lifecycle_stage == "active":
                 client.update_run(resume_id, status="RUNNING")
-                return resume_id, False
+                return resume_id
     tags = {**source_tags(), **tags}
     try:
         created = client.create_run(connection.experiment_id, run_name=name, tags=tags)
     except MlflowException as error:
         raise TrackingError(f"MLflow at {connection.uri} opens no run: {error}") from error
-    return str(created.info.run_id), True
+    return str(created.info.run_id)
 
 
 def source_tags() -> dict[str, str]:
@@ -207,34 +263,6 @@ def source_tags() -> dict[str, str]:
     if experiment := os.environ.get("DVC_EXP_NAME"):
         tags["dvc_experiment"] = experiment
     return tags
-
-
-class _SystemMetrics:
-    """Samples processor, memory, disk, network and GPU into the run, outages included."""
-
-    def __init__(self, run: Run) -> None:
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        self._sampler: Any = SystemMetricsMonitor(run.id, tracking_uri=run.uri)
-        self._run = run
-        self._ending = threading.Event()
-        self._start = time.time()
-        self._thread = threading.Thread(target=self._sample, name="system-metrics", daemon=True)
-        self._thread.start()
-
-    def _sample(self) -> None:
-        while not self._ending.wait(SYSTEM_METRICS_S if time.time() - self._start > 1 else 1.0):
-            self._sampler.collect_metrics()
-            values = self._sampler.aggregate_metrics()
-            for monitor in self._sampler.monitors:
-                monitor.clear_metrics()
-            elapsed = int(time.time() - self._start)
-            self._run.log_metrics({f"system/{key}": v for key, v in values.items()}, elapsed)
-
-    def stop(self) -> None:
-        """End sampling; returns when the thread has ended."""
-        self._ending.set()
-        self._thread.join()
 
 
 def _key(name: str) -> str:

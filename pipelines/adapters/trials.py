@@ -22,7 +22,7 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
 
     Args:
         folder: of the search.
-        run: the parent.
+        parent_id: run of the search.
         epochs: of a trial that is not stopped early.
         metric: that trials are compared by.
     """
@@ -31,19 +31,19 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
     _on_epoch: ClassVar[Callable[[], None] | None] = None
     _open: ClassVar[dict[str, tracking.Run]] = {}
 
-    def __init__(self, folder: Path, run: tracking.Run, epochs: int, metric: str) -> None:
+    def __init__(self, folder: Path, parent_id: str, epochs: int, metric: str) -> None:
         self.file = folder / RUNS
-        self.parent_id = run.id
+        self.parent_id = parent_id
         self.epochs = epochs
         self.metric = metric
 
+    @classmethod
     @contextmanager
-    def watched(self, run: tracking.Run, on_epoch: Callable[[], None]) -> Iterator[None]:
+    def watched(cls, run: tracking.Run, on_epoch: Callable[[], None]) -> Iterator[None]:
         """Give the callbacks of this process their connection; close what is open at the end.
 
         A run still open then belongs to a trial that was killed with the search.
         """
-        cls = type(self)
         cls._parent, cls._on_epoch = run, on_epoch
         try:
             yield
