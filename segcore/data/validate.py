@@ -140,8 +140,7 @@ def _read_mask(
 
 
 _FIXES = {
-    "binary mask 0/255": "write 1 instead of 255, or set data.options.mask_values "
-    "to {0: 0, 255: 1}",
+    "binary mask 0/255": "write 1 for 255, or set data.options.mask_values: {0: 0, 255: 1}",
     "16-bit image": "scale it to 8 bits per channel and save it again",
     "unreadable image": "replace the file by an intact copy",
     "missing mask": "add the mask, or list the stem in unlabelled.txt",
