@@ -77,11 +77,11 @@ def build_package(path: Path, shards: Path, *, steps: int, seed: int = 0) -> Pat
     options = {"base_channels": 4, "norm": "batch", "dropout": 0.0}
     torch.manual_seed(seed)
     model = segcore.create_model("unet", num_classes=3, **options)
-    pairs = [dataset.split("train").decode(i) for i in range(8)]
+    pairs = [dataset.split("train").decode(i) for i in range(4)]
     x = torch.from_numpy(np.stack([image for image, _ in pairs])).permute(0, 3, 1, 2) / 255
     x = (x - torch.tensor(dataset.mean)[:, None, None]) / torch.tensor(dataset.std)[:, None, None]
     target = torch.from_numpy(np.stack([mask for _, mask in pairs])).long()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     model.train()
     for _ in range(steps):
         loss = torch.nn.functional.cross_entropy(model(x)["out"], target, ignore_index=255)
@@ -105,7 +105,7 @@ def build_package(path: Path, shards: Path, *, steps: int, seed: int = 0) -> Pat
 @pytest.fixture(scope="session")
 def good_package(painted_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that has learned the painted classes."""
-    return build_package(tmp_path_factory.mktemp("good") / "candidate", painted_shards, steps=50)
+    return build_package(tmp_path_factory.mktemp("good") / "candidate", painted_shards, steps=40)
 
 
 @pytest.fixture(scope="session")

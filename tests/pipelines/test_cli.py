@@ -86,8 +86,8 @@ def test_stages_refuse_wrong_params_before_anything_heavy_is_loaded(
 
 def test_wrong_params_file_is_one_message(project: Params) -> None:
     Path("params.yaml").write_text("train: {lrr: 1}\n")
-    start = time.monotonic()
+    start = time.process_time()
     result = CliRunner().invoke(app, ["predict", "x", "--model", "y", "--out", "z"])
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
     assert result.exit_code == 1
     assert "params.yaml" in result.output
