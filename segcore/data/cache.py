@@ -2,14 +2,13 @@
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
-from segcore.data.rows import CachedRows, DecodedRows, Layout, Split, checksum
+from segcore.data.rows import CachedRows, DecodedRows, Layout, Split, checksum, in_threads
 from segcore.errors import DataError, OptionError
 
 CACHES = ("none", "ram", "disk")
@@ -26,7 +25,8 @@ def open_rows(
     cache_dir: Path | None = None,
     name: str = "split",
     digest: str = "",
-    workers: int = 0,
+    threads: int = 1,
+    build_threads: int = 1,
 ) -> DecodedRows | CachedRows:
     """Rows of a split behind the cache that is asked for.
 
@@ -36,22 +36,26 @@ def open_rows(
         cache_dir: folder of the disk cache.
         name: stem of the cache file.
         digest: identity of the split's content; another digest makes another file.
-        workers: threads that decode while the disk cache is built; at least two are used.
+        threads: that decode the rows of one batch.
+        build_threads: that decode the whole split where a file is built.
 
     Raises:
         OptionError: unknown cache, no folder for "disk", or more pixels than fit in memory.
         DataError: the disk cannot hold the cache.
     """
     if cache == "none":
-        return DecodedRows(split)
+        return DecodedRows(split, threads=threads)
     if cache == "ram":
         check_memory(layout.total_bytes)
-        return CachedRows(split, layout, np.empty(layout.total_bytes, dtype=np.uint8))
+        empty = np.empty(layout.total_bytes, dtype=np.uint8)
+        return CachedRows(split, layout, empty, threads=threads)
     if cache != "disk":
         raise OptionError(f"cache is {cache!r}; known: {', '.join(CACHES)}")
     if cache_dir is None:
         raise OptionError("cache is 'disk' but no cache_dir is given: name a folder for it")
-    return DiskCache(cache_dir, name, digest, layout).open(split, max(2, workers))
+    file = DiskCache(cache_dir, name, digest, layout)
+    file.ensure(split, build_threads)
+    return file.map(split, threads)
 
 
 def check_memory(needed: int) -> None:
@@ -94,14 +98,13 @@ class DiskCache:
         self.start = -(-table // PAGE_BYTES) * PAGE_BYTES
         self.length = self.start + layout.total_bytes
 
-    def open(self, split: Split, threads: int) -> CachedRows:
-        """Map the file, after building it unless a whole one is there."""
+    def ensure(self, split: Split, threads: int) -> None:
+        """Build the file unless a whole one is there; one of several processes does it."""
         if not self.is_whole():
             self.folder.mkdir(parents=True, exist_ok=True)
             with locked(self.folder / f"{self.name}.lock"):
                 if not self.is_whole():
                     self._build(split, threads)
-        return self._map(split)
 
     def is_whole(self) -> bool:
         """Whether the file is there, complete, and of this content."""
@@ -136,17 +139,16 @@ class DiskCache:
         def write_row(index: int) -> None:
             checksums[index] = checksum(*rows.read(index))
 
-        with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(write_row, range(len(split))):
-                pass
+        in_threads(write_row, range(len(split)), threads)
         file[:HEADER_BYTES] = np.frombuffer(self.header, dtype=np.uint8)
         file.flush()
 
-    def _map(self, split: Split) -> CachedRows:
-        """Map the file privately: pages are shared until a damaged row is decoded over them."""
+    def map(self, split: Split, threads: int) -> CachedRows:
+        """The rows of the file. Processes share its pages; a damaged row is mended in private."""
         file = np.asarray(np.memmap(self.path, dtype=np.uint8, mode="c", shape=(self.length,)))
         checksums = file[HEADER_BYTES : HEADER_BYTES + 4 * len(split)].view(np.uint32)
-        return CachedRows(split, self.layout, file[self.start :], checksums=checksums)
+        buffer = file[self.start :]
+        return CachedRows(split, self.layout, buffer, checksums=checksums, threads=threads)
 
 
 def reserve(path: Path, length: int) -> None:

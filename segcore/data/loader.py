@@ -5,6 +5,7 @@ contiguous part of every batch, so that any number of workers sees the same batc
 hands each rank its share of the rows, every row exactly once.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -121,6 +122,7 @@ class Loader:
     def _pixels(self, rows: Rows, epoch: int) -> tuple[Tensor, Tensor]:
         if self.augmentation is None:
             return self.rows.gather(rows)
+        self.rows.prepare(rows)
         pairs = [self._augmented(self.augmentation, int(row), epoch) for row in rows]
         images, masks = zip(*pairs, strict=True)
         return torch.stack(images), torch.stack(masks)
@@ -180,7 +182,8 @@ def create_loaders(
             cache_dir=cache_dir,
             name=f"{dataset.name}-{name}",
             digest=f"{dataset.digest} {name}",
-            workers=workers,
+            threads=decoding_threads(workers, world_size),
+            build_threads=os.cpu_count() or 1,
         )
 
     return (
@@ -218,6 +221,17 @@ def check_training(split: Split, batch_size: int, *, cropped: bool) -> None:
         )
 
 
+def decoding_threads(workers: int, world_size: int) -> int:
+    """Threads that decode one batch: this rank's share of the cores, less what `workers` use.
+
+    Nothing else of this process runs while it waits for a batch, so without workers its cores
+    are free; with workers, batches are decoded side by side already.
+    """
+    if workers:
+        return 1
+    return max(1, (os.cpu_count() or 1) // world_size)
+
+
 def create_loader(
     split: Split, *, batch_size: int, workers: int = 0, rank: int = 0, world_size: int = 1
 ) -> Loader:
@@ -236,4 +250,5 @@ def create_loader(
     """
     check_counts(batch_size * world_size, seed=0, workers=workers, rank=rank, world_size=world_size)
     plan = ordered_plan(split.sizes, batch_size, rank, world_size)
-    return Loader(DecodedRows(split), plan, ids=split.ids, workers=workers)
+    rows = DecodedRows(split, threads=decoding_threads(workers, world_size))
+    return Loader(rows, plan, ids=split.ids, workers=workers)

@@ -5,8 +5,9 @@ lie one after another, all images first, each as [C, H, W], then all label maps,
 """
 
 import zlib
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from torch import Tensor
 from segcore.errors import DataError
 
 Rows = npt.NDArray[np.int64]
+T = TypeVar("T")
 
 
 class Split(Protocol):
@@ -57,11 +59,25 @@ def decode_row(split: Split, index: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(pixels), torch.from_numpy(np.array(mask))
 
 
-class DecodedRows:
-    """Rows of a split, decoded again on every read (`cache="none"`)."""
+def in_threads(call: Callable[[int], T], rows: Iterable[int], threads: int) -> list[T]:
+    """Apply a function to rows, several at a time: decoders release the interpreter's lock."""
+    if threads < 2:
+        return [call(row) for row in rows]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(call, rows))
 
-    def __init__(self, split: Split) -> None:
+
+class DecodedRows:
+    """Rows of a split, decoded again on every read (`cache="none"`).
+
+    Args:
+        split: source of the rows.
+        threads: that decode the rows of one batch.
+    """
+
+    def __init__(self, split: Split, *, threads: int = 1) -> None:
         self.split = split
+        self.threads = threads
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         """Row `index` as image uint8 [C, H, W] and label map [H, W]; not to be written to."""
@@ -69,8 +85,11 @@ class DecodedRows:
 
     def gather(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Rows of one size as images uint8 [N, C, H, W] and label maps [N, H, W]."""
-        images, masks = zip(*(self.read(int(row)) for row in rows), strict=True)
+        images, masks = zip(*in_threads(self.read, rows.tolist(), self.threads), strict=True)
         return torch.stack(images), torch.stack(masks)
+
+    def prepare(self, rows: Rows) -> None:
+        """Nothing is kept, so there is nothing to prepare."""
 
 
 class Layout:
@@ -109,6 +128,7 @@ class CachedRows:
         layout: of the buffer.
         buffer: uint8 [layout.total_bytes].
         checksums: CRC-32 of each row that the buffer already holds; None where it holds none.
+        threads: that decode the missing rows of one batch.
     """
 
     def __init__(
@@ -118,10 +138,12 @@ class CachedRows:
         buffer: npt.NDArray[np.uint8],
         *,
         checksums: npt.NDArray[np.uint32] | None = None,
+        threads: int = 1,
     ) -> None:
         self.split = split
         self.layout = layout
         self.checksums = checksums
+        self.threads = threads
         self.ready = np.zeros(len(layout.sizes), dtype=bool)
         images = torch.from_numpy(buffer[: layout.image_bytes])
         masks = torch.from_numpy(buffer[layout.image_bytes :])
@@ -139,13 +161,18 @@ class CachedRows:
 
     def gather(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Rows of one size as images uint8 [N, C, H, W] and label maps [N, H, W]."""
-        for row in rows[~self.ready[rows]]:
-            self.fill(int(row))
+        self.prepare(rows)
         if self.layout.uniform is None:
             images, masks = zip(*(self._views(int(row)) for row in rows), strict=True)
             return torch.stack(images), torch.stack(masks)
         index = torch.from_numpy(rows)
         return self.images.index_select(0, index), self.masks.index_select(0, index)
+
+    def prepare(self, rows: Rows) -> None:
+        """Bring those of the rows into the buffer that are missing."""
+        missing = rows[~self.ready[rows]]
+        if len(missing):
+            in_threads(self.fill, missing.tolist(), self.threads)
 
     def fill(self, index: int) -> None:
         """Bring one row into the buffer, unless it is there and matches its checksum."""
