@@ -75,29 +75,35 @@ def place_model(model: nn.Module, device: torch.device, *, channels_last: bool) 
 
 
 def distribute(model: nn.Module, device: torch.device, *, whole: bool) -> nn.Module:
-    """Prepare a model on its device for the process group, if there is one.
+    """Make the weights of all ranks equal to rank 0's. A collective call.
+
+    On an accelerator DistributedDataParallel averages the gradients while they are computed. It
+    asks that one forward pass of the whole model goes before each backward pass, and that every
+    parameter has a part in it. Else, and on the CPU, where its order of additions would change
+    with a resume, `average_gradients` does it afterwards: see `averages`.
 
     Args:
-        model: on `device`, its weights possibly unlike those of other ranks.
+        model: on `device`.
         device: where it trains.
-        whole: each backward pass reaches the parameters through one forward pass of the whole
-            model: DistributedDataParallel then averages gradients while they are computed.
-            Else the weights are only made equal, and `average_gradients` is the caller's.
+        whole: the task has a single step, over the whole model.
     """
     if world_size() == 1:
         return model
-    if not whole:
-        broadcast_tensors([*model.parameters(), *model.buffers()])
-        return model
-    on_gpu = device.type == "cuda"
-    return DistributedDataParallel(
-        model,
-        device_ids=[device.index] if on_gpu else None,
-        broadcast_buffers=False,
-        # Without this DDP lays its buckets out anew after the first step, and more than two ranks
-        # would add in another order after a resume. On a GPU exactness is not promised.
-        find_unused_parameters=not on_gpu,
-    )
+    if whole and device.type == "cuda":
+        return DistributedDataParallel(model, device_ids=[device.index])
+    broadcast_tensors([*model.parameters(), *model.buffers()])
+    return model
+
+
+def averages(model: nn.Module) -> bool:
+    """Whether the backward pass of a model, compiled or not, averages gradients by itself."""
+    return isinstance(inner(model), DistributedDataParallel)
+
+
+def inner(model: nn.Module) -> nn.Module:
+    """The model that torch.compile was given, or the model itself."""
+    original: nn.Module = getattr(model, "_orig_mod", model)
+    return original
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from segcore.engine.distributed import average_gradients, world_size
+from segcore.engine.distributed import average_gradients, averages, inner
 from segcore.engine.meter import TrainMeter
 from segcore.engine.optim import create_optimizer, learning_rate_factor
 from segcore.engine.options import PRECISIONS, FitOptions
@@ -125,7 +125,7 @@ class Updater:
                 torch.autograd.backward(self.scaler.scale(loss))
             for name, value in terms.items():
                 meter.add(prefix + name, value)
-        if not alone:
+        if not averages(model):
             average_gradients(part.parameters)
         self._descend(part)
 
@@ -172,7 +172,7 @@ def _total(terms: dict[str, Tensor], step: str) -> Tensor:
 
 def _synchronised(model: nn.Module, last: bool) -> AbstractContextManager[Any]:
     """DDP averages gradients once per group, at its last batch."""
-    inner = getattr(model, "_orig_mod", model)
-    if world_size() > 1 and not last and isinstance(inner, DistributedDataParallel):
-        return inner.no_sync()
+    original = inner(model)
+    if isinstance(original, DistributedDataParallel) and not last:
+        return original.no_sync()
     return nullcontext()
