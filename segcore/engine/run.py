@@ -66,9 +66,9 @@ class Run:
         self.model = place_model(self.model, self.device, channels_last=layout)
         steps = self.task.steps()
         self.updater = Updater(steps, self.model, device=self.device, options=self.options)
+        self.wrapped = distribute(self.model, self.device, whole=len(steps) == 1)
         decay = self.options.ema_decay
         self.average = None if decay is None else WeightAverage(self.model, decay=decay)
-        self.wrapped = distribute(self.model, self.device, whole=len(steps) == 1)
         if self.options.compile:
             self.wrapped = cast(nn.Module, torch.compile(self.wrapped))
         self.model.train()

@@ -69,7 +69,8 @@ def start_noisy(rank: int, world: int, resume: Mapping[str, Any] | None = None) 
     options: dict[str, Any] = {"epochs": 2, "lr": 0.02, "report_steps": 1, "ema_decay": 0.9}
     train, val = Tiles(5, rank, world), Tiles(2, rank, world)
     options |= {"accumulate": 2, "clip_norm": 1.0, "device": "cpu"}
-    return segcore.fit(toy_task(), toy_net(), train, val, **options, resume=resume)
+    torch.manual_seed(rank)
+    return segcore.fit(toy_task(), ToyNet(), train, val, **options, resume=resume)
 
 
 def start_boxes(rank: int, world: int, resume: Mapping[str, Any] | None = None) -> Any:
