@@ -40,7 +40,7 @@ class PermutohedralLattice:
         self._source_weights = self._weights.flatten()[order]
         self._starts = torch.searchsorted(corner[order], torch.arange(len(occupied)).to(corner))
         # Volume of the Gaussian over that of the lattice's cell, in features.
-        self._scale = (4 * math.pi / 3) ** (dims / 2) * math.sqrt(self.axes)
+        self._scale: float = (4 * math.pi / 3) ** (dims / 2) * math.sqrt(self.axes)
 
     @property
     def size(self) -> int:
@@ -62,7 +62,7 @@ class PermutohedralLattice:
             padded = torch.cat([table, nothing])
             table = table * 0.5 + (padded[after] + padded[before]) * 0.25
         read = F.embedding_bag(self._corner, table, mode="sum", per_sample_weights=self._weights)
-        return read * self._scale
+        return self._scale * read
 
     def own_share(self) -> Tensor:
         """The part of `filter` by which each point's own value comes back, all corners occupied.
@@ -74,7 +74,9 @@ class PermutohedralLattice:
         # Corners m apart are joined by one step along m axes, or back along all others.
         share = weights.new_zeros(len(weights))
         for apart in range(axes):
-            joined = 0.25**apart * 0.5 ** (axes - apart) + 0.25 ** (axes - apart) * 0.5**apart
+            joined: float = (
+                0.25**apart * 0.5 ** (axes - apart) + 0.25 ** (axes - apart) * 0.5**apart
+            )
             if apart == 0:
                 joined += 0.25**axes
             share += joined * (weights * weights.roll(apart, 1)).sum(1)
@@ -135,8 +137,9 @@ def _pack(keys: Tensor) -> tuple[Tensor, list[int]]:
     steps = [0] * axes
     for axis, span in enumerate(spans):
         packed = packed * span + (flat[:, axis] - low[axis] + 2 * axes)
-        steps = [step * span + (axes - 1 if other == axis else -1)
-                 for other, step in enumerate(steps)]
+        steps = [
+            step * span + (axes - 1 if other == axis else -1) for other, step in enumerate(steps)
+        ]
     return packed, steps
 
 
