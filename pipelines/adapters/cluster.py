@@ -13,6 +13,7 @@ from pipelines.params import ClusterParams
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the process of a submitted job
 OBJECT_STORE_BYTES = 200 * 2**20
+START_ATTEMPTS = 3
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # One process less to start, and report() that does not wait two seconds.
@@ -60,27 +61,40 @@ def session(cluster: ClusterParams) -> Iterator[Resources]:
     where = address(cluster)
     if where == "local":
         _own_token(cluster)
-    import ray
+    import ray  # reads the environment when it is imported
 
-    options = {"object_store_memory": OBJECT_STORE_BYTES} if where == "local" else {}
-    try:
-        ray.init(
-            address=where,
-            include_dashboard=False if where == "local" else None,
-            logging_level=logging.WARNING,
-            log_to_driver=False,  # the driver follows the run's own records
-            **options,
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(
-            f"no Ray cluster at cluster.address {where!r} ({error}): start one by `ray start "
-            "--head`, or set cluster.address to local"
-        ) from error
+    _start(where)
     try:
         total = ray.cluster_resources()
         yield Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
     finally:
         ray.shutdown()
+
+
+def _start(where: str) -> None:
+    import ray
+
+    local = where == "local"
+    options = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+    for attempt in range(START_ATTEMPTS):
+        try:
+            ray.init(
+                address=where,
+                logging_level=logging.WARNING,
+                log_to_driver=False,  # the driver follows the run's own records
+                **(options if local else {}),
+            )
+            return
+        except Exception as error:  # Ray raises many kinds here, bare Exception among them
+            ray.shutdown()
+            # Ray gives a node 30 s to start, which a busy machine may exceed.
+            if local and "timed out" in str(error) and attempt + 1 < START_ATTEMPTS:
+                continue
+            way = "start one by `ray start --head`, or set cluster.address to local"
+            raise ClusterError(
+                f"no Ray cluster at cluster.address {where!r} ({error}): "
+                + ("close other programs and run again" if local else way)
+            ) from error
 
 
 def check_room(workers: int, cluster: ClusterParams, resources: Resources) -> None:

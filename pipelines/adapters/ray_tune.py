@@ -1,6 +1,7 @@
 """Ray Tune around the same generator of epochs: ASHA stops the poor, Optuna proposes the next."""
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -66,14 +67,15 @@ def search(
         ClusterError: not enough processors for `tune.concurrent` trials.
         TrainingFailedError: every trial failed.
     """
-    from pipelines.adapters.trials import Trials  # imports Ray
-
     settings = params.tune
     metric = f"val/{settings.metric}"
-    with cluster.session(params.cluster) as resources, Trials.watched(run, on_epoch):
-        trials = Trials(folder, run.id, settings.epochs, metric)
+    with cluster.session(params.cluster) as resources:
+        from pipelines.adapters.trials import Trials  # imports Ray, which must find its settings
+
         job = TrialJob(worker, params, shards, folder, metric)
-        results = _tuner(job, trials, _share(params, resources)).fit()
+        trials = Trials(folder, run.id, settings.epochs, metric)
+        with Trials.watched(run, on_epoch):
+            results = _tuner(job, trials, _share(params, resources)).fit()
     failures = [str(result.error).strip().splitlines()[-1] for result in results if result.error]
     done = [result for result in results if _score(result, metric) is not None]
     if not done:
@@ -129,6 +131,8 @@ def _tuner(job: TrialJob, trials: Any, share: dict[str, float]) -> Any:
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Trials leave no result files of Ray's: MLflow has the figures.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     settings = job.params.tune
     trainable = tune.with_resources(tune.with_parameters(_trial, job=job), share)
     path = job.folder / EXPERIMENT
