@@ -26,7 +26,6 @@ def open_rows(
     name: str = "split",
     digest: str = "",
     threads: int = 1,
-    build_threads: int = 1,
 ) -> DecodedRows | CachedRows:
     """Rows of a split behind the cache that is asked for.
 
@@ -36,8 +35,7 @@ def open_rows(
         cache_dir: folder of the disk cache.
         name: stem of the cache file.
         digest: identity of the split's content; another digest makes another file.
-        threads: that decode the rows of one batch.
-        build_threads: that decode the whole split where a file is built.
+        threads: that decode the rows of one batch; a file is built with all cores.
 
     Raises:
         OptionError: unknown cache, no folder for "disk", or more pixels than fit in memory.
@@ -54,7 +52,7 @@ def open_rows(
     if cache_dir is None:
         raise OptionError("cache is 'disk' but no cache_dir is given: name a folder for it")
     file = DiskCache(cache_dir, name, digest, layout)
-    file.ensure(split, build_threads)
+    file.ensure(split, os.cpu_count() or 1)
     return file.map(split, threads)
 
 

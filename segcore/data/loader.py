@@ -167,15 +167,17 @@ def create_loaders(
     """
     ranks = {"rank": rank, "world_size": world_size}
     check_counts(batch_size, seed=seed, workers=workers, **ranks)
-    val_size = -(-(val_batch_size or batch_size) // world_size)
+    val_batch_size = batch_size if val_batch_size is None else val_batch_size
+    if val_batch_size < 1:
+        raise OptionError(f"val_batch_size is {val_batch_size}; it must be at least 1")
     augmentation = Augmentation.from_options(
         augment or {}, ignore_index=dataset.ignore_index, mean=dataset.mean
     )
     train, val = dataset.split("train"), dataset.split("val")
     check_training(train, batch_size, cropped=augmentation.crop is not None)
 
-    def rows(split: Split, name: str) -> DecodedRows | CachedRows:
-        return open_rows(
+    kept = {
+        name: open_rows(
             split,
             Layout(split.sizes, channels=dataset.in_channels),
             cache=cache,
@@ -183,24 +185,21 @@ def create_loaders(
             name=f"{dataset.name}-{name}",
             digest=f"{dataset.digest} {name}",
             threads=decoding_threads(workers, world_size),
-            build_threads=os.cpu_count() or 1,
         )
-
+        for name, split in (("train", train), ("val", val))
+    }
+    shuffled = ShuffledPlan(len(train), batch_size, seed, **ranks)
+    ordered = ordered_plan(val.sizes, -(-val_batch_size // world_size), **ranks)
     return (
         Loader(
-            rows(train, "train"),
-            ShuffledPlan(len(train), batch_size, seed, **ranks),
+            kept["train"],
+            shuffled,
             ids=train.ids,
             augmentation=augmentation if augmentation.enabled else None,
             seed=seed,
             workers=workers,
         ),
-        Loader(
-            rows(val, "val"),
-            ordered_plan(val.sizes, val_size, **ranks),
-            ids=val.ids,
-            workers=workers,
-        ),
+        Loader(kept["val"], ordered, ids=val.ids, workers=workers),
     )
 
 
