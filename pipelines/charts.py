@@ -31,7 +31,7 @@ def confusion_png(total: NDArray[np.int64], classes: Sequence[str]) -> bytes:
 
     counts = total.sum(1, keepdims=True)
     share = np.where(counts > 0, total / np.maximum(counts, 1), np.nan)
-    side = max(4.2, 0.62 * len(classes) + 1.8)
+    side = max(4.2, 0.46 * len(classes) + 1.3)
     figure = Figure(figsize=(side, side * 0.92), dpi=140, layout="constrained")
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0)
@@ -48,7 +48,7 @@ def confusion_png(total: NDArray[np.int64], classes: Sequence[str]) -> bytes:
     axes.tick_params(which="minor", length=0)
     for actual, predicted in np.argwhere(share >= 0.005):
         value = share[actual, predicted]
-        color = "white" if value > 0.55 else "#1d3557"
+        color = "white" if value > 0.45 else "#1d3557"
         axes.text(
             predicted, actual, f"{100 * value:.0f}", ha="center", va="center", color=color, size=8.5
         )

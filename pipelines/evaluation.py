@@ -125,12 +125,12 @@ def _decide(
     rule: PromoteParams, candidate: Evaluation, champion: Version | None, other: Evaluation | None
 ) -> Outcome:
     if champion is None:
-        return Outcome("promoted", "there was no champion", candidate, rule)
+        return Outcome("promoted", "There was no champion", candidate, rule)
     if champion.package_digest == candidate.version.package_digest:
-        reason = f"the candidate is the champion, version {champion.version}, already"
+        reason = f"The candidate is the champion, version {champion.version}, already"
         return Outcome("unchanged", reason, candidate, rule)
     if other is None:
-        reason = f"version {champion.version} predicts other classes and cannot be compared"
+        reason = f"Version {champion.version} predicts other classes and cannot be compared"
         return Outcome("promoted", reason, candidate, rule)
     comparison = bootstrap.compare(
         candidate.matrices,
@@ -144,8 +144,8 @@ def _decide(
     verdict = bootstrap.decide(comparison, rule.margin)
     where = {"promoted": "above", "rejected": "below", "undecided": "on both sides of"}[verdict]
     reason = (
-        f"{rule.metric} {comparison.candidate:.4f} against {comparison.champion:.4f} of version "
-        f"{champion.version}: the {rule.confidence:.0%} interval of the difference, "
+        f"Test {rule.metric} of {comparison.candidate:.4f} against {comparison.champion:.4f} of "
+        f"version {champion.version}: the {rule.confidence:.0%} interval of the difference, "
         f"{comparison.low:+.4f} to {comparison.high:+.4f}, lies {where} the margin {rule.margin:g}"
     )
     return Outcome(verdict, reason, candidate, rule, champion=other, comparison=comparison)
