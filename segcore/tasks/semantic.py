@@ -11,6 +11,8 @@ from segcore.losses import class_weights_from_counts, create_loss
 from segcore.metrics import ConfusionMatrix
 from segcore.tasks.base import Batch, Task
 
+AUX_WEIGHT = 0.4
+
 SemanticLoss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -27,7 +29,8 @@ class SemanticTask(Task):
         mean: per channel, of images in 0..1.
         std: likewise, > 0.
         class_names: K names, for the keys of figures; None: class_0, class_1, ...
-        aux_weight: weight of the loss of each auxiliary output.
+        aux_weight: weight of the loss of each auxiliary output; None takes the model's own
+            `aux_weight` (G-FRNet: 1), or 0.4 as PSPNet and torchvision do.
         loss_name: key of the main loss term.
 
     Raises:
@@ -43,7 +46,7 @@ class SemanticTask(Task):
         mean: Sequence[float],
         std: Sequence[float],
         class_names: Sequence[str] | None = None,
-        aux_weight: float = 0.4,
+        aux_weight: float | None = None,
         loss_name: str = "main",
     ) -> None:
         names = class_names if class_names else [f"class_{i}" for i in range(num_classes)]
@@ -113,9 +116,12 @@ class SemanticTask(Task):
         if isinstance(outputs, Tensor):
             outputs = {"out": outputs}
         terms = {self.loss_name: self.loss(outputs["out"], batch["target"])}
+        weight = self.aux_weight
+        if weight is None:
+            weight = getattr(getattr(model, "module", model), "aux_weight", AUX_WEIGHT)
         for name, logits in outputs.items():
             if name.startswith("aux"):
-                terms[name] = self.aux_weight * self.loss(logits, batch["target"])
+                terms[name] = weight * self.loss(logits, batch["target"])
         return terms
 
     def predict(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -189,7 +195,7 @@ def create_semantic_task(
     loss: str = "cross_entropy",
     class_weights: str = "none",
     options: Mapping[str, Any] | None = None,
-    aux_weight: float = 0.4,
+    aux_weight: float | None = None,
     **facts: Any,
 ) -> SemanticTask:
     """A `SemanticTask` from the name of a loss and the facts of a dataset.
@@ -199,7 +205,7 @@ def create_semantic_task(
         loss: a name of `list_losses`.
         class_weights: none, median_frequency or inverse_log, from `pixel_counts`.
         options: of the loss.
-        aux_weight: weight of auxiliary outputs.
+        aux_weight: weight of auxiliary outputs; None: the model's own, else 0.4.
         facts: any of the dataset's attributes above, in its place.
 
     Raises:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from segcore.errors import DataError, OptionError, ShapeError, UnknownNameError
+from segcore.models import create_model
 from segcore.tasks import TASKS, create_task, list_tasks
 from segcore.tasks.semantic import SemanticTask
 
@@ -137,3 +138,20 @@ def test_wrong_options_are_told(options: dict[str, object], text: str) -> None:
 def test_missing_fact_is_told() -> None:
     with pytest.raises(OptionError, match="lacks mean"):
         create_task("semantic", num_classes=3, std=[1.0])
+
+
+def test_a_model_may_weigh_its_own_auxiliary_outputs() -> None:
+    torch.manual_seed(0)
+    model = create_model("gfrnet", num_classes=3)
+    task = create_task("semantic", num_classes=3, ignore_index=255, mean=(0.5,) * 3, std=(0.5,) * 3)
+    batch = {
+        "image": torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8),
+        "target": torch.randint(0, 3, (2, 64, 64)),
+    }
+    torch.manual_seed(1)
+    own = task.training_step(model, batch)
+    task.aux_weight = 0.25
+    torch.manual_seed(1)
+    given = task.training_step(model, batch)
+    assert len([name for name in own if name.startswith("aux")]) == 5
+    torch.testing.assert_close(given["aux1"], 0.25 * own["aux1"])
