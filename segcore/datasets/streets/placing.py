@@ -202,7 +202,7 @@ def _people(
         side, sign = street.side(right), 1.0 if right else -1.0
         inner = street.half_width + 0.5 + side.verge
         for _ in range(int(rng.integers(1, 5))):
-            z = float(rng.uniform(6.0, 27.0))
+            z = 5.8 + 16.0 * float(rng.random()) ** 1.4
             s = sign * (inner + float(rng.uniform(0.2, side.pavement - 0.5)))
             places.append((z, s, float(rng.uniform(0, 0.5))))
             if rng.random() < 0.35:
