@@ -145,8 +145,6 @@ class Augmentation:
         self, items: list[Tensor], size: tuple[int, int], rng: np.random.Generator
     ) -> list[Tensor]:
         """Enlarge, shift and crop in one step: take a window of the source, resize it."""
-        from torchvision.transforms.v2 import functional as ops
-
         out = self.crop or size
         factor = rng.uniform(*self.scale) if self.scale[0] < self.scale[1] else self.scale[0]
         height, width = (max(1, round(side / factor)) for side in out)
@@ -159,7 +157,7 @@ class Augmentation:
         if (top, left, height, width) != (0, 0, *size):
             items = [self._window(item, size, (top, left, height, width)) for item in items]
         if (height, width) != out:
-            items = [ops.resize(item, list(out)) for item in items]
+            items = [_resized(item, out) for item in items]
         return items
 
     def _window(
@@ -181,14 +179,17 @@ class Augmentation:
         from torchvision.transforms.v2 import functional as ops
 
         low, high = 1 - self.color, 1 + self.color
-        brightness, contrast, saturation = rng.uniform(low, high, 3)
+        brightness, contrast, saturation = map(float, rng.uniform(low, high, 3))
 
         def recolor(item: Tensor) -> Tensor:
             if not isinstance(item, tv_tensors.Image):
                 return item
-            item = ops.adjust_brightness(item, brightness)
             if len(self.mean) == RGB_CHANNELS:
-                item = ops.adjust_saturation(ops.adjust_contrast(item, contrast), saturation)
+                item = ops.adjust_contrast(ops.adjust_brightness(item, brightness), contrast)
+                item = ops.adjust_saturation(item, saturation)
+            else:
+                planes = ops.adjust_brightness(item.unsqueeze(1), brightness)
+                item = tv_tensors.Image(planes.squeeze(1))
             return item
 
         return [recolor(item) for item in items]
@@ -200,6 +201,23 @@ class Augmentation:
         if isinstance(item, tv_tensors.Image):
             return [float(round(value * MAX_UINT8)) for value in self.mean]
         return self.ignore_index
+
+
+def _resized(item: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize as the type asks for; the operator's own way for masks lies half a pixel off."""
+    from torchvision import tv_tensors
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as ops
+
+    resized: Tensor
+    if isinstance(item, tv_tensors.Mask):
+        planes = item.as_subclass(Tensor)
+        planes = planes[None] if item.ndim == 2 else planes
+        planes = ops.resize_image(planes, list(size), InterpolationMode.NEAREST_EXACT)
+        resized = tv_tensors.Mask(planes[0] if item.ndim == 2 else planes)
+    else:
+        resized = ops.resize(item, list(size))
+    return resized
 
 
 def displacement(
@@ -227,6 +245,6 @@ def displacement(
 
 
 def _pair(name: str, value: Any) -> tuple[Any, Any]:
-    if isinstance(value, str) or len(value) != 2:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise OptionError(f"train.augment.{name} is {value!r}; it takes two numbers")
     return value[0], value[1]
