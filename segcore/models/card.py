@@ -20,6 +20,7 @@ class ModelCard:
         notes: departures from the paper and contradictions between sources.
         exceptions: contract checks that do not hold ("export", "compile"); a test proves each.
         input_dims: 2 for images [N, C, H, W], 3 for volumes [N, C, D, H, W].
+        min_size: smallest side of the input that the model takes.
     """
 
     name: str
@@ -33,3 +34,4 @@ class ModelCard:
     notes: str = ""
     exceptions: tuple[str, ...] = ()
     input_dims: int = 2
+    min_size: int = 32

@@ -10,6 +10,7 @@ from segcore.errors import ShapeError
 from segcore.models.blocks import check_choice, check_images, crop_to, init_he, pad_to_multiple
 from segcore.models.card import ModelCard
 
+MIN_SIZE = 16
 CARDS = {
     "unet3d": ModelCard(
         name="unet3d",
@@ -24,11 +25,11 @@ CARDS = {
         notes="The paper prints 19,069,955 at 3 classes, without the 5,568 parameters of batch "
         "norm and of the up-convolutions' biases.",
         input_dims=3,
+        min_size=MIN_SIZE,
     )
 }
 # (first, second) width of each level, the bottom last.
 LEVELS = ((32, 64), (64, 128), (128, 256), (256, 512))
-MIN_SIZE = 16
 
 
 class ConvNormReLU3d(nn.Sequential):
