@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
@@ -218,6 +218,7 @@ def test_info_says_what_panoptic_needs(streets: Streets) -> None:
     assert len(set(info.palette)) == info.num_classes == 7
 
 
+@settings(deadline=None)
 @given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)))
 def test_rle_equals_the_coco_api(mask: np.ndarray) -> None:
     coco = pytest.importorskip("faster_coco_eval.core.mask")
@@ -227,6 +228,7 @@ def test_rle_equals_the_coco_api(mask: np.ndarray) -> None:
     assert (rle.decode(ours, *mask.shape) == mask).all()
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5), st.integers(1, 300), st.integers(1, 300))
 def test_rle_of_boxes_round_trips_with_long_runs(thick: int, height: int, width: int) -> None:
     mask = np.zeros((height, width), bool)
