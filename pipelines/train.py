@@ -25,7 +25,7 @@ IDENTITY = ("model", "loss", "train", "cluster.num_workers")
 
 def train_worker(
     params: Params, shards: Path, folder: Path, resume: dict[str, Any] | None
-) -> Iterator[segcore.Epoch]:
+) -> Iterator["segcore.Epoch"]:
     """Train in one worker, with pictures of validation images every few epochs; free of Ray.
 
     Args:
@@ -48,7 +48,7 @@ def train_worker(
 
 def fit_worker(
     params: Params, shards: Path, folder: Path, resume: dict[str, Any] | None
-) -> Iterator[segcore.Epoch]:
+) -> Iterator["segcore.Epoch"]:
     """The epochs of one worker; see `train_worker`."""
     import torch
 
@@ -151,7 +151,7 @@ def draw_overlays(params: Params, dataset: Any, weights: dict[str, Any]) -> Any:
     )
 
 
-def package_spec(params: Params, dataset: Any, metrics: dict[str, float]) -> segcore.PackageSpec:
+def package_spec(params: Params, dataset: Any, metrics: dict[str, float]) -> "segcore.PackageSpec":
     """What inference needs to know beside the weights."""
     figures = {key.removeprefix("val/"): v for key, v in metrics.items() if key.startswith("val/")}
     return segcore.PackageSpec(

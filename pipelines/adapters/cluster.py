@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pipelines.params import ClusterParams
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the process of a submitted job
 OBJECT_STORE_BYTES = 200 * 2**20
 START_ATTEMPTS = 3
+ANSWER_S = 5.0
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # One process less to start, and report() that does not wait two seconds.
@@ -61,6 +63,8 @@ def session(cluster: ClusterParams) -> Iterator[Resources]:
     where = address(cluster)
     if where == "local":
         _own_token(cluster)
+    elif ":" in where:
+        _probe(where)
     import ray  # reads the environment when it is imported
 
     _start(where)
@@ -90,11 +94,23 @@ def _start(where: str) -> None:
             # Ray gives a node 30 s to start, which a busy machine may exceed.
             if local and "timed out" in str(error) and attempt + 1 < START_ATTEMPTS:
                 continue
-            way = "start one by `ray start --head`, or set cluster.address to local"
-            raise ClusterError(
-                f"no Ray cluster at cluster.address {where!r} ({error}): "
-                + ("close other programs and run again" if local else way)
-            ) from error
+            raise _no_cluster(where, error) from error
+
+
+def _probe(where: str) -> None:
+    """Ask whether anything listens at host:port; Ray itself waits for minutes."""
+    host, _, port = where.rpartition("//")[2].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(where, error) from error
+
+
+def _no_cluster(where: str, error: Exception) -> ClusterError:
+    way = "start one by `ray start --head`, or set cluster.address to local"
+    if where == "local":
+        way = "close other programs and run again"
+    return ClusterError(f"no Ray cluster at cluster.address {where!r} ({error}): {way}")
 
 
 def check_room(workers: int, cluster: ClusterParams, resources: Resources) -> None:

@@ -13,7 +13,7 @@ from pipelines.adapters.errors import TrainingFailedError
 from pipelines.adapters.run_state import Best, RunState
 from pipelines.params import Params
 
-TrainWorker = Callable[[Params, Path, Path, dict[str, Any] | None], Iterator[segcore.Epoch]]
+TrainWorker = Callable[[Params, Path, Path, dict[str, Any] | None], Iterator["segcore.Epoch"]]
 
 
 @dataclass(frozen=True)

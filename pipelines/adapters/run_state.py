@@ -62,7 +62,7 @@ class RunState:
         latest = self.checkpoints.latest()
         return None if latest is None else self.checkpoints.load(latest)
 
-    def keep(self, epoch: segcore.Epoch, state: dict[str, Any]) -> Path:
+    def keep(self, epoch: "segcore.Epoch", state: dict[str, Any]) -> Path:
         """Store a report of the loop: best weights first, so that a checkpoint never outruns them.
 
         Args:
@@ -122,7 +122,7 @@ class RunState:
         """Forget the run: one with the same inputs starts fresh."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _keep_best(self, epoch: segcore.Epoch) -> None:
+    def _keep_best(self, epoch: "segcore.Epoch") -> None:
         score = self._score(epoch.metrics)
         if self._highest is None:
             found = self.checkpoints.best()

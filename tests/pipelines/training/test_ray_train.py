@@ -1,0 +1,117 @@
+"""Real Ray workers: a killed one changes nothing, two see what one sees, none outlives the run."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from pipelines import train
+from pipelines.adapters import cluster, ray_train
+from pipelines.adapters.errors import ClusterError
+from pipelines.adapters.run_state import Best, RunState
+from pipelines.params import Params
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+# Batch statistics and dropout masks are a worker's own: without them two workers are one.
+EXACT = {"model.options": {"base_channels": 4, "dropout": 0.0}, "train.optimizer": "sgd"}
+METRICS = ("train/loss", "val/loss", "val/miou")
+
+
+def fit(params: Params, shards: Path, folder: Path) -> tuple[Best, list[dict[str, float]]]:
+    state = RunState(folder, metric="val/miou", mode="max")
+    best = ray_train.run(train.train_worker, params, shards, state=state)
+    return best, [event["metrics"] for event in state.events() if event["complete"]]
+
+
+def workers() -> list[psutil.Process]:
+    """Ray's training workers below this process."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            name = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        if "RayTrainWorker" in name:
+            found.append(process)
+    return found
+
+
+def kill_one_when(ready: Callable[[], bool]) -> list[int]:
+    """Kill the last worker as soon as `ready`; its id is put in the list."""
+    killed: list[int] = []
+
+    def watch() -> None:
+        while not ready():
+            time.sleep(0.02)
+        victim = workers()[-1]
+        victim.kill()
+        killed.append(victim.pid)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return killed
+
+
+def test_a_killed_worker_changes_nothing_and_two_workers_see_what_one_sees(
+    workspace, tmp_path: Path
+) -> None:
+    two = workspace.write(**{"cluster.num_workers": 2, "train.epochs": 6, **EXACT})
+    undisturbed, curve = fit(two, workspace.shards, tmp_path / "undisturbed")
+
+    folder = tmp_path / "killed"
+    state = RunState(folder, metric="val/miou", mode="max")
+    killed = kill_one_when(lambda: any(not e["complete"] for e in state.events()[2:]))
+    recovered, again = fit(two, workspace.shards, folder)
+    assert killed
+    assert same(recovered.weights, undisturbed.weights)
+    assert [m["val/miou"] for m in again] == [m["val/miou"] for m in curve]
+    assert same(final(folder), final(tmp_path / "undisturbed"))
+
+    one = two.override({"cluster.num_workers": "auto"})
+    _, alone = fit(one, workspace.shards, tmp_path / "one")
+    for metrics, expected in zip(curve, alone, strict=True):
+        for key in METRICS:
+            assert metrics[key] == pytest.approx(expected[key], rel=2e-3, abs=2e-3), key
+    assert not workers()
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(
+        torch.equal(first[key], second[key]) for key in first
+    )
+
+
+def final(folder: Path) -> dict[str, torch.Tensor]:
+    """Model weights of the newest checkpoint."""
+    state = RunState(folder, metric="val/miou", mode="max").resume()
+    assert state is not None
+    return dict(state["model"])
+
+
+def test_more_workers_than_processors_are_refused_before_ray_starts(workspace) -> None:
+    params = workspace.write(**{"cluster.num_workers": 3, "cluster.cpus_per_worker": 1000})
+    start = time.monotonic()
+    with pytest.raises(ClusterError, match=r"3 .*need 3000 CPUs, .* are there: set"):
+        fit(params, workspace.shards, workspace.root / "run")
+    assert time.monotonic() - start < 5
+
+
+def test_more_workers_than_gpus_are_refused(workspace) -> None:
+    settings = workspace.write().cluster
+    with pytest.raises(ClusterError, match="need 2 GPUs, 1 are there"):
+        cluster.check_room(2, settings, cluster.Resources(cpus=8, gpus=1))
+
+
+def test_lean_trainer_is_for_the_ray_that_is_installed() -> None:
+    from pipelines.adapters.ray_lean import LeanTrainer, trainer_class
+
+    assert trainer_class() is LeanTrainer
+
+
+def test_no_cluster_at_an_address_is_said(workspace) -> None:
+    params = workspace.write(**{"cluster.address": "127.0.0.1:9"})
+    with pytest.raises(ClusterError, match=r"127\.0\.0\.1:9.*ray start"):
+        fit(params, workspace.shards, workspace.root / "run")

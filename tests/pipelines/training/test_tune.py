@@ -1,0 +1,143 @@
+"""Stage tune with real Ray: best.yaml, nested runs in their true states, a kill, and bad spaces."""
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from pipelines import train, tune
+from pipelines.adapters import ray_tune
+from segcore.errors import OptionError
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+SPACE = {
+    "loss.name": {"kind": "choice", "values": ["cross_entropy", "dice_ce"]},
+    "train.lr": {"kind": "loguniform", "low": 0.001, "high": 0.01},
+    "model.options": {
+        "kind": "choice",
+        "values": [{"base_channels": 4, "norm": "batch"}, {"base_channels": 6, "norm": "batch"}],
+    },
+}
+
+
+def states(store: str, parent: str) -> dict[str, tuple[str, str | None]]:
+    """Status and outcome of the trials' runs, by name."""
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("segcore")
+    found = client.search_runs(
+        [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'", max_results=100
+    )
+    return {r.info.run_name: (r.info.status, r.data.tags.get("outcome")) for r in found}
+
+
+def parent_of(root: Path) -> str:
+    file = next(root.glob("outputs/runs/tune-*/run.json"))
+    return str(json.loads(file.read_text())["run_id"])
+
+
+def test_killed_search_goes_on_and_every_run_ends_in_its_true_state(workspace) -> None:
+    params = workspace.write(**{"tune.trials": 4, "tune.epochs": 4, "tune.space": SPACE})
+    command, environment = workspace.command("tune"), workspace.environment()
+    process = subprocess.Popen(command, cwd=workspace.root, env=environment)
+    end = time.monotonic() + 300
+    while not (files := list(workspace.root.glob("outputs/runs/tune-*/runs.json"))) or (
+        len(json.loads(files[0].read_text())) < 2
+    ):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    parent = parent_of(workspace.root)
+    begun = states(workspace.store, parent)
+    time.sleep(5)  # Ray's processes of the killed driver end
+    done = subprocess.run(
+        command, cwd=workspace.root, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "going on with the search" in done.stdout
+    best = yaml.safe_load((workspace.root / "outputs/tune/best.yaml").read_text())
+    assert best["run_id"] == parent
+    ended = states(workspace.store, parent)
+    assert set(begun) <= set(ended)
+    assert len(ended) == 4 == sum(best["trials"].values())
+    expected = {"completed": "FINISHED", "pruned": "KILLED"}
+    assert all(expected[str(outcome)] == status for status, outcome in ended.values())
+    assert MlflowClient(workspace.store).get_run(parent).info.status == "FINISHED"
+    assert set(best["overrides"]) == set(SPACE)
+    assert best["overrides"]["model.options"] in SPACE["model.options"]["values"]
+    tuned, overrides = train.tuned(params, workspace.root / "outputs/tune/best.yaml")
+    assert (tuned.train.lr, tuned.loss.name) == (overrides["train.lr"], overrides["loss.name"])
+    assert not list(workspace.root.glob("outputs/runs/tune-*"))
+
+
+def test_terminated_search_closes_its_runs(workspace) -> None:
+    workspace.write(**{"tune.trials": 3, "tune.epochs": 300, "tune.grace_epochs": 300})
+    command, environment = workspace.command("tune"), workspace.environment()
+    process = subprocess.Popen(command, cwd=workspace.root, env=environment)
+    end = time.monotonic() + 300
+    while not list(workspace.root.glob("outputs/runs/tune-*/trials/*/progress.json")):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(90) == 143
+    parent = parent_of(workspace.root)
+    assert {status for status, _ in states(workspace.store, parent).values()} == {"KILLED"}
+    assert MlflowClient(workspace.store).get_run(parent).info.status == "KILLED"
+    assert not (workspace.root / "outputs/tune/best.yaml").exists()
+
+
+def test_no_trials_means_params_as_they_are(workspace) -> None:
+    params = workspace.write(**{"tune.trials": 0})
+    start = time.monotonic()
+    tune.main()
+    assert time.monotonic() - start < 5
+    tuned, overrides = train.tuned(params, workspace.root / "outputs/tune/best.yaml")
+    assert (tuned, overrides) == (params, {})
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"train.lrr": {"kind": "uniform", "low": 0.1, "high": 0.2}}, "did you mean train.lr"),
+        ({"train.lr": {"kind": "uniform", "low": -0.1, "high": 0.2}}, "train.lr is -0.1"),
+        ({"train.lr": {"kind": "uniform", "low": 0.3, "high": 0.2}}, "low must be less than high"),
+        ({"train.lr": {"kind": "loguniform", "low": 0.0, "high": 0.2}}, "above 0"),
+        ({"data.seed": {"kind": "randint", "low": 0, "high": 3}}, "model, loss, train"),
+        ({"train.epochs": {"kind": "randint", "low": 1, "high": 3}}, "tune.epochs"),
+        ({"loss.name": {"kind": "choice", "values": ["dice", "dise"]}}, "did you mean 'dice'"),
+        (
+            {"model.options": {"kind": "choice", "values": [{"wide": 1}]}},
+            "no option 'wide'",
+        ),
+    ],
+)
+def test_bad_space_is_refused_before_anything_starts(workspace, space, message) -> None:
+    params = workspace.write(**{"tune.space": space})
+    with pytest.raises(Exception, match=message) as caught:
+        tune.main()
+    assert "segcore" in type(caught.value).__module__
+    assert params.tune.trials
+    assert not (workspace.root / "outputs" / "tune").exists()
+
+
+def test_values_of_any_kind_travel_to_trials() -> None:
+    config = {"train.lr": 0.5, "loss.name": '"dice"', "loss.options": '{"a": [1, null]}'}
+    assert ray_tune.decode(config) == {
+        "train.lr": 0.5,
+        "loss.name": "dice",
+        "loss.options": {"a": [1, None]},
+    }
+
+
+def test_refusals_are_option_errors(workspace) -> None:
+    workspace.write(**{"tune.metric": "miou", "tune.space": {}})
+    tune.main()
+    with pytest.raises(OptionError, match="train.batch_size"):
+        workspace.write(**{"train.batch_size": 0})
