@@ -89,26 +89,7 @@ def summarize(model: nn.Module, size: Sequence[int], *, in_channels: int = 3) ->
     Raises:
         ShapeError: the model cannot take this size or number of channels.
     """
-    shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
-    hooks = [
-        module.register_forward_hook(_noting(shapes, name))
-        for name, module in model.named_modules()
-    ]
-    was_training = [module for module in model.modules() if module.training]
-    model.eval()
-    state = {
-        key: torch.empty(value.shape, dtype=value.dtype, device="meta")
-        for key, value in (*model.named_parameters(), *model.named_buffers())
-    }
-    x = torch.empty(1, in_channels, *size, device="meta")
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            out = functional_call(model, state, (x,))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module in was_training:
-            module.training = True
+    out, shapes, counter = _run_on_meta(model, size, in_channels)
     flops = {key: sum(counts.values()) for key, counts in counter.get_flop_counts().items()}
     field, stride = receptive_field(model, in_channels=in_channels, dims=len(size))
     root = type(model).__name__
@@ -133,6 +114,33 @@ def summarize(model: nn.Module, size: Sequence[int], *, in_channels: int = 3) ->
         receptive_field=field,
         output_stride=stride,
     )
+
+
+def _run_on_meta(
+    model: nn.Module, size: Sequence[int], in_channels: int
+) -> tuple[object, dict[str, tuple[tuple[int, ...], ...]], FlopCounterMode]:
+    """Output of one image in eval mode, shapes of what each module returned, and the FLOPs."""
+    shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
+    hooks = [
+        module.register_forward_hook(_noting(shapes, name))
+        for name, module in model.named_modules()
+    ]
+    was_training = [module for module in model.modules() if module.training]
+    model.eval()
+    state = {
+        key: torch.empty(value.shape, dtype=value.dtype, device="meta")
+        for key, value in (*model.named_parameters(), *model.named_buffers())
+    }
+    x = torch.empty(1, in_channels, *size, device="meta")
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            out = functional_call(model, state, (x,))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in was_training:
+            module.training = True
+    return out, shapes, counter
 
 
 def receptive_field(

@@ -27,7 +27,7 @@ IDENTITIES = (
     F.relu6, F.elu, F.silu, F.gelu, F.hardswish,
 )  # fmt: skip
 GLOBAL_NORMS = (F.group_norm, F.instance_norm)
-IN_PLACE = {
+IN_PLACE: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.Tensor.add_: torch.add, torch.Tensor.__iadd__: torch.add,
     torch.Tensor.mul_: torch.mul, torch.Tensor.__imul__: torch.mul,
 }  # fmt: skip

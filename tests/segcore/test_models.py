@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from segcore.errors import OptionError, ShapeError, UnknownNameError
 from segcore.models import create_model, list_models, model_card, model_options
+from segcore.models.upsampling import UPSAMPLINGS
 
 NAMES = list_models("semantic")
 CLASSES, CHANNELS = 3, 4
@@ -71,8 +72,10 @@ def test_trains_on_one_odd_image(built: tuple[str, nn.Module]) -> None:
 
 def test_eval_is_deterministic_and_survives_a_state_dict(built: tuple[str, nn.Module]) -> None:
     name, model = built
-    twin = create_model(name, num_classes=CLASSES, in_channels=CHANNELS)
-    twin.load_state_dict(model.state_dict())
+    # A twin without memory of its own: what its state_dict lacks cannot be computed.
+    with torch.device("meta"):
+        twin = create_model(name, num_classes=CLASSES, in_channels=CHANNELS)
+    twin.load_state_dict(model.state_dict(), assign=True)
     x = images(name, EVEN)
     with torch.no_grad():
         expected = model.eval()(x)["out"]
@@ -105,13 +108,12 @@ def test_refuses_images_that_do_not_fit(built: tuple[str, nn.Module]) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_any_number_of_channels_and_classes(name: str) -> None:
-    for in_channels, num_classes in ((1, 1), (4, 2), (3, 21)):
+    for in_channels, num_classes, size in ((1, 1, ODD), (4, 2, EVEN), (3, 21, LARGE)):
         with torch.device("meta"):
             model = create_model(name, num_classes=num_classes, in_channels=in_channels)
-        for size in (ODD, EVEN, LARGE):
-            x = images(name, size, batch=2, channels=in_channels).to("meta")
-            for out in (model.train()(x)["out"], model.eval()(x)["out"]):
-                assert out.shape == (2, num_classes, *x.shape[2:])
+        x = images(name, size, batch=2, channels=in_channels).to("meta")
+        for out in (model.train()(x)["out"], model.eval()(x)["out"]):
+            assert out.shape == (2, num_classes, *x.shape[2:])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -121,6 +123,17 @@ def test_parameter_count_is_the_published_one(name: str) -> None:
         with torch.device("meta"):
             model = create_model(name, num_classes=num_classes)
         assert sum(p.numel() for p in model.parameters()) == expected, num_classes
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if "upsample" in model_options(n)])
+def test_decoder_takes_every_upsampling(name: str) -> None:
+    x = images(name, ODD, channels=3).to("meta")
+    for kind in UPSAMPLINGS:
+        with torch.device("meta"):
+            model = create_model(name, num_classes=2, upsample=kind)
+        assert model.eval()(x)["out"].shape == (1, 2, *x.shape[2:]), kind
+    with pytest.raises(OptionError, match="max_unpool"):
+        create_model(name, num_classes=2, upsample="max_unpool")
 
 
 @pytest.mark.parametrize("name", NAMES)

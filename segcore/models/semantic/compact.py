@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcore.errors import OptionError
-from segcore.models.blocks import check_images, crop_to, init_he, pad_to_multiple
+from segcore.models.blocks import check_choice, check_images, crop_to, init_he, pad_to_multiple
 from segcore.models.card import ModelCard
+from segcore.models.upsampling import UPSAMPLINGS, create_upsample
 
 PAPER = "Lambda Labs 2019, lambda-deep-learning-demo, image segmentation"
 CARDS = {
@@ -35,16 +36,18 @@ CARDS = {
     ),
 }
 LEVELS = 4
+KERNEL = 4
 
 
 class CompactNet(nn.Module):
-    """Four strided convolutions down, four transposed ones up.
+    """Four strided convolutions down, four doublings up, each of 4x4 kernels.
 
     Args:
         in_channels: channels of the images.
         num_classes: channels of the logits.
         base_channels: width after the first convolution; doubled at each level.
         skips: concatenate encoder maps on the way up (the U-Net).
+        upsample: a name of `segcore.models.upsampling.UPSAMPLINGS`.
 
     Shape:
         x: [N, in_channels, H, W], H and W at least 32
@@ -52,20 +55,28 @@ class CompactNet(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, num_classes: int, *, base_channels: int, skips: bool
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        base_channels: int,
+        skips: bool,
+        upsample: str,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.skips = skips
         widths = [base_channels * 2**level for level in range(LEVELS)]
         self.down = nn.ModuleList(
-            nn.Conv2d(before, after, 4, stride=2, padding=1)
+            nn.Conv2d(before, after, KERNEL, stride=2, padding=1)
             for before, after in zip([in_channels, *widths], widths, strict=False)
         )
         outputs = [*reversed(widths[:-1]), num_classes]
         inputs = list(reversed(widths))
         self.up = nn.ModuleList(
-            nn.ConvTranspose2d(before * (2 if skips and level else 1), after, 4, 2, 1)
+            create_upsample(
+                upsample, before * (2 if skips and level else 1), after, kernel_size=KERNEL
+            )
             for level, (before, after) in enumerate(zip(inputs, outputs, strict=True))
         )
         init_he(self)
@@ -86,17 +97,34 @@ class CompactNet(nn.Module):
         return {"out": crop_to(x, size)}
 
 
-def _build(num_classes: int, in_channels: int, base_channels: int, *, skips: bool) -> CompactNet:
+def _build(
+    num_classes: int, in_channels: int, base_channels: int, upsample: str, *, skips: bool
+) -> CompactNet:
+    check_choice("upsample", upsample, UPSAMPLINGS)
     if base_channels < 1:
         raise OptionError(f"base_channels is {base_channels!r}: give at least 1")
-    return CompactNet(in_channels, num_classes, base_channels=base_channels, skips=skips)
+    return CompactNet(
+        in_channels, num_classes, base_channels=base_channels, skips=skips, upsample=upsample
+    )
 
 
-def fcn_small(*, num_classes: int, in_channels: int = 3, base_channels: int = 32) -> CompactNet:
+def fcn_small(
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    base_channels: int = 32,
+    upsample: str = "transposed",
+) -> CompactNet:
     """The compact FCN: no skips."""
-    return _build(num_classes, in_channels, base_channels, skips=False)
+    return _build(num_classes, in_channels, base_channels, upsample, skips=False)
 
 
-def unet_small(*, num_classes: int, in_channels: int = 3, base_channels: int = 32) -> CompactNet:
+def unet_small(
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    base_channels: int = 32,
+    upsample: str = "transposed",
+) -> CompactNet:
     """The compact U-Net: encoder maps are concatenated."""
-    return _build(num_classes, in_channels, base_channels, skips=True)
+    return _build(num_classes, in_channels, base_channels, upsample, skips=True)

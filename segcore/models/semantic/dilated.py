@@ -102,7 +102,7 @@ def init_identity(conv: nn.Conv2d, channels: int, *, noise: float) -> None:
     match = (group_out[:, None] == group_in[None, :]).to(conv.weight.dtype)
     with torch.no_grad():
         conv.weight.normal_(std=noise)
-        conv.weight[:, :, height // 2, width // 2] += match * channels / max(c_out, c_in)
+        conv.weight[:, :, height // 2, width // 2] += match * channels / c_out
         if conv.bias is not None:
             conv.bias.zero_()
 

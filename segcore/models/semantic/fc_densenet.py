@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from segcore.errors import OptionError
-from segcore.models.blocks import check_images, pad_to_multiple
+from segcore.models.blocks import check_choice, check_images, init_subpixels, pad_to_multiple
 from segcore.models.card import ModelCard
+from segcore.models.upsampling import UPSAMPLINGS, create_upsample
 
 PAPER = (
     "Jegou, Drozdzal, Vazquez, Romero & Bengio 2017, The One Hundred Layers Tiramisu: Fully "
@@ -110,6 +111,31 @@ class TransitionDown(nn.Sequential):
         )
 
 
+class TransitionUp(nn.Module):
+    """3x3 transposed convolution of stride 2, cut at the centre to the skip; or an `upsample`.
+
+    Shape:
+        x: [N, channels, h, w]
+        skip: [N, any, H, W] with h = H // 2, w = W // 2
+        returns: [N, channels, H, W]
+    """
+
+    def __init__(self, channels: int, upsample: str) -> None:
+        super().__init__()
+        self.cut = upsample == "transposed"
+        self.enlarge: nn.Module = (
+            nn.ConvTranspose2d(channels, channels, 3, stride=2)
+            if self.cut
+            else create_upsample(upsample, channels, channels)
+        )
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        if self.cut:
+            return center_crop(self.enlarge(x), skip)
+        enlarged: Tensor = self.enlarge(x, size=skip.shape[2:])
+        return enlarged
+
+
 class FCDenseNet(nn.Module):
     """Dense blocks with transitions between them; skips join by concatenation (Fig. 1).
 
@@ -130,6 +156,7 @@ class FCDenseNet(nn.Module):
         down_layers: Sequence[int],
         bottleneck_layers: int,
         dropout: float = 0.2,
+        upsample: str = "transposed",
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -145,7 +172,7 @@ class FCDenseNet(nn.Module):
         self.transitions_up, self.up = nn.ModuleList(), nn.ModuleList()
         new = bottleneck_layers * growth_rate
         for layers, skip in zip(reversed(down_layers), reversed(skips), strict=True):
-            self.transitions_up.append(nn.ConvTranspose2d(new, new, 3, stride=2))
+            self.transitions_up.append(TransitionUp(new, upsample))
             channels = new + skip
             self.up.append(DenseBlock(channels, growth_rate, layers, dropout))
             new = layers * growth_rate
@@ -154,6 +181,7 @@ class FCDenseNet(nn.Module):
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
                 nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        init_subpixels(self)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         height, width = check_images(x, self.in_channels)
@@ -167,7 +195,7 @@ class FCDenseNet(nn.Module):
         new = self.bottleneck(x)
         for transition, block in zip(self.transitions_up, self.up, strict=True):
             skip = skips.pop()
-            x = torch.cat([center_crop(transition(new), skip), skip], dim=1)
+            x = torch.cat([transition(new, skip), skip], dim=1)
             new = block(x)
         logits = self.classifier(torch.cat([x, new], dim=1))
         return {"out": logits[:, :, :height, :width]}
@@ -180,7 +208,10 @@ def center_crop(x: Tensor, skip: Tensor) -> Tensor:
     return x[:, :, top : top + skip.shape[2], left : left + skip.shape[3]]
 
 
-def _build(name: str, num_classes: int, in_channels: int, dropout: float) -> FCDenseNet:
+def _build(
+    name: str, num_classes: int, in_channels: int, dropout: float, upsample: str
+) -> FCDenseNet:
+    check_choice("upsample", upsample, UPSAMPLINGS)
     if not 0 <= dropout < 1:
         raise OptionError(f"dropout is {dropout!r}: give a probability in [0, 1)")
     growth_rate, down_layers, bottleneck_layers = LAYOUTS[name]
@@ -191,19 +222,38 @@ def _build(name: str, num_classes: int, in_channels: int, dropout: float) -> FCD
         down_layers=down_layers,
         bottleneck_layers=bottleneck_layers,
         dropout=dropout,
+        upsample=upsample,
     )
 
 
-def fc_densenet56(*, num_classes: int, in_channels: int = 3, dropout: float = 0.2) -> FCDenseNet:
+def fc_densenet56(
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    dropout: float = 0.2,
+    upsample: str = "transposed",
+) -> FCDenseNet:
     """FC-DenseNet56: growth rate 12, 4 layers a block."""
-    return _build("fc_densenet56", num_classes, in_channels, dropout)
+    return _build("fc_densenet56", num_classes, in_channels, dropout, upsample)
 
 
-def fc_densenet67(*, num_classes: int, in_channels: int = 3, dropout: float = 0.2) -> FCDenseNet:
+def fc_densenet67(
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    dropout: float = 0.2,
+    upsample: str = "transposed",
+) -> FCDenseNet:
     """FC-DenseNet67: growth rate 16, 5 layers a block."""
-    return _build("fc_densenet67", num_classes, in_channels, dropout)
+    return _build("fc_densenet67", num_classes, in_channels, dropout, upsample)
 
 
-def fc_densenet103(*, num_classes: int, in_channels: int = 3, dropout: float = 0.2) -> FCDenseNet:
+def fc_densenet103(
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    dropout: float = 0.2,
+    upsample: str = "transposed",
+) -> FCDenseNet:
     """FC-DenseNet103: growth rate 16, blocks of 4, 5, 7, 10, 12 and 15 layers."""
-    return _build("fc_densenet103", num_classes, in_channels, dropout)
+    return _build("fc_densenet103", num_classes, in_channels, dropout, upsample)

@@ -12,13 +12,14 @@ from segcore.encoders import Encoder, create_encoder
 from segcore.errors import OptionError
 from segcore.models.blocks import (
     ConvNormAct,
+    check_choice,
     check_images,
     crop_to,
     init_he,
     pad_to_multiple,
 )
 from segcore.models.card import ModelCard
-from segcore.models.upsampling import UpsampleNormAct
+from segcore.models.upsampling import UPSAMPLINGS, UpsampleNormAct
 
 CARDS = {
     "linknet": ModelCard(
@@ -117,6 +118,7 @@ def linknet(
     Raises:
         OptionError: the backbone has other strides, or an option an unknown value.
     """
+    check_choice("upsample", upsample, UPSAMPLINGS)
     encoder = create_encoder(backbone, in_channels=in_channels, pretrained=pretrained)
     if encoder.strides != [2, 4, 8, 16, 32]:
         raise OptionError(

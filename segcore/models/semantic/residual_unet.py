@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcore.errors import OptionError
-from segcore.models.blocks import check_images, crop_to, init_he, pad_to_multiple
+from segcore.models.blocks import check_choice, check_images, crop_to, init_he, pad_to_multiple
 from segcore.models.card import ModelCard
+from segcore.models.upsampling import UPSAMPLINGS, create_upsample
 
 CARDS = {
     "residual_unet": ModelCard(
@@ -108,14 +109,21 @@ def stage(
 
 
 class ResidualUNet(nn.Module):
-    """Five halvings down, five nearest doublings up; encoder maps are added (Fig. 1, Table 1).
+    """Five halvings down, five doublings up; encoder maps are added (Fig. 1, Table 1).
 
     Shape:
         x: [N, in_channels, H, W], H and W at least 32
         returns: {"out": [N, num_classes, H, W]}
     """
 
-    def __init__(self, in_channels: int, num_classes: int, *, dropout: float = 0.2) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        dropout: float = 0.2,
+        upsample: str = "nearest",
+    ) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.stem = nn.Conv2d(in_channels, STEM, 3, padding=1)
@@ -127,6 +135,10 @@ class ResidualUNet(nn.Module):
             channels = width
         self.across = stage(channels, *ACROSS, stride=2, dropout=dropout)
         channels = ACROSS[0]
+        widths = (ACROSS[0], *(width for width, _ in reversed(STAGES)), STEM)
+        self.enlarge = nn.ModuleList(
+            create_upsample(upsample, width, width, kernel_size=None) for width in widths
+        )
         self.skip_projections, self.up = nn.ModuleList(), nn.ModuleList()
         for width, repetitions in reversed(STAGES):
             self.skip_projections.append(nn.Conv2d(channels, width, 1))
@@ -152,27 +164,31 @@ class ResidualUNet(nn.Module):
             x = down(x)
             skips.append(x)
         x = self.across(x)
-        for project, up in zip(self.skip_projections, self.up, strict=True):
-            x = up(project(double(x)) + skips.pop())
-        return {"out": crop_to(self.head(double(x) + full), size)}
+        *enlarge, last = self.enlarge
+        for larger, project, up in zip(enlarge, self.skip_projections, self.up, strict=True):
+            x = up(project(larger(x)) + skips.pop())
+        return {"out": crop_to(self.head(last(x) + full), size)}
 
 
-def double(x: Tensor) -> Tensor:
-    """Repeat each value 2 x 2 times."""
-    return F.interpolate(x, scale_factor=2, mode="nearest")
-
-
-def residual_unet(*, num_classes: int, in_channels: int = 3, dropout: float = 0.2) -> ResidualUNet:
+def residual_unet(
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    dropout: float = 0.2,
+    upsample: str = "nearest",
+) -> ResidualUNet:
     """Residual U-Net.
 
     Args:
         num_classes: channels of the logits.
         in_channels: channels of the images.
         dropout: of whole maps, before each convolution of a block.
+        upsample: a name of `segcore.models.upsampling.UPSAMPLINGS`; kernels only where it has them.
 
     Raises:
-        OptionError: dropout outside [0, 1).
+        OptionError: dropout outside [0, 1), or unknown upsample.
     """
+    check_choice("upsample", upsample, UPSAMPLINGS)
     if not 0 <= dropout < 1:
         raise OptionError(f"dropout is {dropout!r}: give a probability in [0, 1)")
-    return ResidualUNet(in_channels, num_classes, dropout=dropout)
+    return ResidualUNet(in_channels, num_classes, dropout=dropout, upsample=upsample)

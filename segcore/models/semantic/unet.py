@@ -20,7 +20,7 @@ from segcore.models.blocks import (
     resize,
 )
 from segcore.models.card import ModelCard
-from segcore.models.upsampling import create_upsample
+from segcore.models.upsampling import UPSAMPLINGS, create_upsample
 
 CARDS = {
     "unet": ModelCard(
@@ -229,6 +229,7 @@ def unet(
     Raises:
         OptionError: a value that an option does not have.
     """
+    check_choice("upsample", upsample, UPSAMPLINGS)
     check_choice("padding", padding, PADDINGS)
     if not 0 <= dropout < 1:
         raise OptionError(f"dropout is {dropout!r}: give a probability in [0, 1)")
