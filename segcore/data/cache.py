@@ -26,6 +26,7 @@ def open_rows(
     name: str = "split",
     digest: str = "",
     threads: int = 1,
+    block: int = 1,
 ) -> DecodedRows | CachedRows:
     """Rows of a split behind the cache that is asked for.
 
@@ -36,6 +37,7 @@ def open_rows(
         name: stem of the cache file.
         digest: identity of the split's content; another digest makes another file.
         threads: that decode the rows of one batch; a file is built with all cores.
+        block: rows that "ram" decodes together (`CachedRows`).
 
     Raises:
         OptionError: unknown cache, no folder for "disk", or more pixels than fit in memory.
@@ -46,7 +48,7 @@ def open_rows(
     if cache == "ram":
         check_memory(layout.total_bytes)
         empty = np.empty(layout.total_bytes, dtype=np.uint8)
-        return CachedRows(split, layout, empty, threads=threads)
+        return CachedRows(split, layout, empty, threads=threads, block=block)
     if cache != "disk":
         raise OptionError(f"cache is {cache!r}; known: {', '.join(CACHES)}")
     if cache_dir is None:

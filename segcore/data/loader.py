@@ -19,6 +19,7 @@ from torch import Tensor
 from segcore.data.cache import open_rows
 from segcore.data.order import Plan, ShuffledPlan, check_counts, ordered_plan
 from segcore.data.rows import CachedRows, DecodedRows, Layout, Rows, Split
+from segcore.data.shard_format import ROW_GROUP
 from segcore.data.transforms import Augmentation
 from segcore.errors import DataError, OptionError
 
@@ -184,7 +185,8 @@ def create_loaders(
             cache_dir=cache_dir,
             name=f"{dataset.name}-{name}",
             digest=f"{dataset.digest} {name}",
-            threads=decoding_threads(workers, world_size),
+            threads=decoding_threads(workers, world_size, kept=cache != "none"),
+            block=ROW_GROUP if world_size == 1 else 1,
         )
         for name, split in (("train", train), ("val", val))
     }
@@ -220,14 +222,15 @@ def check_training(split: Split, batch_size: int, *, cropped: bool) -> None:
         )
 
 
-def decoding_threads(workers: int, world_size: int) -> int:
-    """Threads that decode one batch: this rank's share of the cores, less what `workers` use.
+def decoding_threads(workers: int, world_size: int, *, kept: bool) -> int:
+    """Threads that decode the rows of one batch.
 
-    Nothing else of this process runs while it waits for a batch, so without workers its cores
-    are free; with workers, batches are decoded side by side already.
+    Without workers that is this rank's share of the cores: nothing else of the process runs while
+    it waits for a batch. Workers that keep what they decode take turns at it, and each uses as
+    many threads as there are workers; where nothing is kept, they decode side by side.
     """
     if workers:
-        return 1
+        return workers if kept else 1
     return max(1, (os.cpu_count() or 1) // world_size)
 
 
@@ -249,5 +252,5 @@ def create_loader(
     """
     check_counts(batch_size * world_size, seed=0, workers=workers, rank=rank, world_size=world_size)
     plan = ordered_plan(split.sizes, batch_size, rank, world_size)
-    rows = DecodedRows(split, threads=decoding_threads(workers, world_size))
+    rows = DecodedRows(split, threads=decoding_threads(workers, world_size, kept=False))
     return Loader(rows, plan, ids=split.ids, workers=workers)

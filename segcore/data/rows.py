@@ -7,6 +7,7 @@ lie one after another, all images first, each as [C, H, W], then all label maps,
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -121,14 +122,16 @@ class Layout:
 class CachedRows:
     """Rows of a split in one flat buffer; a row is checked or decoded when first read.
 
-    Threads may read at once: two that fill one row write the same bytes.
+    Threads may read at once.
 
     Args:
         split: source of rows that are not in the buffer yet.
         layout: of the buffer.
         buffer: uint8 [layout.total_bytes].
         checksums: CRC-32 of each row that the buffer already holds; None where it holds none.
-        threads: that decode the missing rows of one batch.
+        threads: that decode missing rows.
+        block: rows that are brought in together, those that a shard stores side by side: it reads
+            them at one go, and would read them again for each.
     """
 
     def __init__(
@@ -139,11 +142,14 @@ class CachedRows:
         *,
         checksums: npt.NDArray[np.uint32] | None = None,
         threads: int = 1,
+        block: int = 1,
     ) -> None:
         self.split = split
         self.layout = layout
         self.checksums = checksums
         self.threads = threads
+        self.block = block
+        self.filling = Lock()
         self.ready = np.zeros(len(layout.sizes), dtype=bool)
         images = torch.from_numpy(buffer[: layout.image_bytes])
         masks = torch.from_numpy(buffer[layout.image_bytes :])
@@ -170,9 +176,13 @@ class CachedRows:
 
     def prepare(self, rows: Rows) -> None:
         """Bring those of the rows into the buffer that are missing."""
-        missing = rows[~self.ready[rows]]
-        if len(missing):
-            in_threads(self.fill, missing.tolist(), self.threads)
+        if self.ready[rows].all():
+            return
+        with self.filling:
+            blocks = np.unique(rows[~self.ready[rows]] // self.block)
+            wanted = (blocks[:, None] * self.block + np.arange(self.block)).ravel()
+            wanted = wanted[wanted < len(self.ready)]
+            in_threads(self.fill, wanted[~self.ready[wanted]].tolist(), self.threads)
 
     def fill(self, index: int) -> None:
         """Bring one row into the buffer, unless it is there and matches its checksum."""

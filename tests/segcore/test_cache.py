@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,18 @@ def test_rows_are_decoded_once_where_they_are_kept(
     rows.gather(everything)
     rows.gather(everything)
     assert sorted(split.decoded) == sorted([*everything] * times)
+
+
+def test_memory_cache_decodes_neighbours_together_and_once(dataset: ShardedDataset) -> None:
+    split = Counting(dataset.split("train"))
+    layout = Layout(split.sizes, channels=3)
+    rows = open_rows(split, layout, cache="ram", threads=2, block=8)
+    rows.gather(np.array([3, 21]))
+    assert sorted(split.decoded) == [*range(8), *range(16, 23)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(rows.gather, np.random.default_rng(0).permutation(22).reshape(11, 2)))
+    assert sorted(split.decoded) == list(range(23))
+    assert_same_rows(rows, dataset.split("train"))
 
 
 def test_augmentation_leaves_what_is_kept(dataset: ShardedDataset) -> None:
