@@ -116,6 +116,11 @@ def summarize(model: nn.Module, size: Sequence[int], *, in_channels: int = 3) ->
     )
 
 
+def count_flops(model: nn.Module, size: Sequence[int], *, in_channels: int = 3) -> int:
+    """The `flops` of `summarize` alone, without its other measurements."""
+    return int(_run_on_meta(model, size, in_channels)[2].get_total_flops())
+
+
 def _run_on_meta(
     model: nn.Module, size: Sequence[int], in_channels: int
 ) -> tuple[object, dict[str, tuple[tuple[int, ...], ...]], FlopCounterMode]:
