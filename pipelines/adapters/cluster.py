@@ -3,7 +3,9 @@
 import logging
 import os
 import secrets
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,6 +80,7 @@ def session(cluster: ClusterParams) -> Iterator[Resources]:
 def _start(where: str) -> None:
     import ray
 
+    on_term = signal.getsignal(signal.SIGTERM)
     local = where == "local"
     options = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     for attempt in range(START_ATTEMPTS):
@@ -88,6 +91,8 @@ def _start(where: str) -> None:
                 log_to_driver=False,  # the driver follows the run's own records
                 **(options if local else {}),
             )
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_term)  # Ray's own handler aborts the process
             return
         except Exception as error:  # Ray raises many kinds here, bare Exception among them
             ray.shutdown()

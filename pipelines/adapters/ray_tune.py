@@ -74,7 +74,7 @@ def search(
 
         job = TrialJob(worker, params, shards, folder, metric)
         trials = Trials(folder, run.id, settings.epochs, metric)
-        with Trials.watched(run, on_epoch):
+        with trials.watched(run, on_epoch):
             results = _tuner(job, trials, _share(params, resources)).fit()
     failures = [str(result.error).strip().splitlines()[-1] for result in results if result.error]
     done = [result for result in results if _score(result, metric) is not None]

@@ -28,7 +28,7 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
     """
 
     _parent: ClassVar[tracking.Run | None] = None
-    _on_epoch: ClassVar[Callable[[], None] | None] = None
+    _listeners: ClassVar[list[Callable[[], None]]] = []
     _open: ClassVar[dict[str, tracking.Run]] = {}
 
     def __init__(self, folder: Path, parent_id: str, epochs: int, metric: str) -> None:
@@ -37,21 +37,25 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
         self.epochs = epochs
         self.metric = metric
 
-    @classmethod
     @contextmanager
-    def watched(cls, run: tracking.Run, on_epoch: Callable[[], None]) -> Iterator[None]:
+    def watched(self, run: tracking.Run, on_epoch: Callable[[], None]) -> Iterator[None]:
         """Give the callbacks of this process their connection; close what is open at the end.
 
-        A run still open then belongs to a trial that was killed with the search.
+        A run still open then belongs to a trial that was killed with the search, or to one that
+        was begun so shortly before a kill that the search forgot it.
         """
-        cls._parent, cls._on_epoch = run, on_epoch
+        cls = type(self)
+        cls._parent = run
+        cls._listeners.append(on_epoch)
         try:
             yield
         finally:
             for child in cls._open.values():
                 child.close("KILLED")
             cls._open.clear()
-            cls._parent = cls._on_epoch = None
+            cls._listeners.clear()
+            cls._parent = None
+            run.end_children("KILLED")
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Open the trial's run, or the one that it had before a kill."""
@@ -69,8 +73,8 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
         numbers = {key: value for key, value in result.items() if "/" in key or key == "lr"}
         values = {k: v for k, v in numbers.items() if isinstance(v, (int, float))}
         self._run(trial).log_metrics(values, int(result["epoch"]))
-        if self._on_epoch:
-            type(self)._on_epoch()  # type: ignore[misc]
+        for tell in self._listeners:
+            tell()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Close the run: FINISHED at its full length, KILLED if it was stopped before."""
