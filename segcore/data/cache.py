@@ -75,9 +75,9 @@ def check_memory(needed: int) -> None:
 class DiskCache:
     """The cache file of one split: header, checksum of each row, then the flat buffer.
 
-    Written under a lock to a temporary name, synced and renamed: a file of the final name is
-    whole. A file of another header or length (older shards, cut off, damaged) is built again.
-    Rows are compared with their checksums when first read, and decoded anew where they differ.
+    Written under a lock to a temporary name, then renamed. A file of another header or length
+    (older shards, cut off, damaged) is built again. Rows are compared with their checksums when
+    first read, and decoded anew where they differ; so nothing waits for the disk to sync.
 
     Args:
         folder: where the file lies.
@@ -141,7 +141,6 @@ class DiskCache:
 
         in_threads(write_row, range(len(split)), threads)
         file[:HEADER_BYTES] = np.frombuffer(self.header, dtype=np.uint8)
-        file.flush()
 
     def map(self, split: Split, threads: int) -> CachedRows:
         """The rows of the file. Processes share its pages; a damaged row is mended in private."""
