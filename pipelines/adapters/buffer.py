@@ -147,11 +147,12 @@ class Buffer:
 
 
 def replay(client: Any, folder: Path) -> dict[str, int]:
-    """Send what earlier runs left in `folder`; returns records still left, by run id."""
+    """Send what earlier runs left in `folder`; returns how many records are left, by run id."""
     left = {}
     for home in sorted(folder.glob("*/")) if folder.is_dir() else []:
         if (home / RECORDS).is_file() and not _in_use(home):
-            left[home.name] = Buffer(client, home.name, home).close(limit_s=0.0)
+            count = Buffer(client, home.name, home).close(limit_s=0.0)
+            left.update({home.name: count} if count else {})
     return left
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,7 @@ def _tuner(job: TrialJob, trials: Any, share: dict[str, float]) -> Any:
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", "The reported value is ignored")  # of a restored trial
     # Trials leave no result files of Ray's: MLflow has the figures.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     settings = job.params.tune
