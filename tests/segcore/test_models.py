@@ -230,13 +230,18 @@ def four_images(name: str, device: str) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", NAMES)
 def test_overfits_four_images(name: str) -> None:
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = create_model(name, num_classes=CLASSES).to(device)
     x, masks = four_images(name, device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-4)
+    # VGG's depth without batch norm diverges at the rate that the others learn with; at this one
+    # it is also done in a tenth of the steps, which matters at seconds a step.
+    normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    deep = sum(p.numel() for p in model.parameters()) > 20_000_000
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4 if deep and not normed else 5e-4)
     best = 0.0
     for step in range(400):
         model.train()
@@ -245,7 +250,7 @@ def test_overfits_four_images(name: str) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if step % 20 == 19:
+        if step % 5 == 4:
             with torch.no_grad():
                 predicted = model.eval()(x)["out"].argmax(1)
             pairs = torch.bincount((masks * CLASSES + predicted).flatten(), minlength=CLASSES**2)
