@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipelines import bootstrap, report
 from pipelines.adapters import tracking
 from pipelines.adapters.registry import CHAMPION, Registry, Version
-from pipelines.params import Params, PromoteParams
+from pipelines.params import EvaluateParams, Params, PromoteParams
 from pipelines.progress import progress
 from pipelines.report import Evaluation, Outcome
 from segcore.data.shards import ShardedDataset, ShardSplit, open_shards
@@ -38,15 +38,15 @@ def evaluate(params: Params, *, shards: Path, package: Path, folder: Path) -> Ou
     with tracking.run("evaluate", params) as run:
         version = registry.ensure_registered(package)
         champion = registry.get(version.name, CHAMPION)
-        batch_size = params.evaluate.batch_size
-        candidate = _score(registry, version, dataset, rows, batch_size=batch_size)
+        settings = params.evaluate
+        candidate = _score(registry, version, dataset, rows, settings)
         if candidate is None:
             raise DataError(
                 f"{package} predicts other classes than {shards} has: run the train stage again"
             )
         incumbent = None
         if champion is not None and champion.package_digest != version.package_digest:
-            incumbent = _score(registry, champion, dataset, rows, batch_size=batch_size)
+            incumbent = _score(registry, champion, dataset, rows, settings)
         outcome = _decide(params.evaluate.promote, candidate, champion, incumbent)
         report.write(folder, dataset, outcome, rows=rows)
         _record(run, registry, outcome, dataset, folder)
@@ -71,16 +71,16 @@ def _score(
     version: Version,
     dataset: ShardedDataset,
     rows: list[int],
-    *,
-    batch_size: int,
+    settings: EvaluateParams,
 ) -> Evaluation | None:
     """Per-image confusion matrices of a version; None if its classes are not the dataset's."""
     folder = registry.download(version)
     if read_spec(folder).classes != dataset.classes:
         return None
     predictor = load_package(folder, device=best_device())
+    predictor.crf = settings.crf.build() if settings.crf else None
     matrices = confusions(
-        predictor, dataset, rows, batch_size=batch_size, title=f"evaluate {version.uri}"
+        predictor, dataset, rows, batch_size=settings.batch_size, title=f"evaluate {version.uri}"
     )
     ids = dataset.split("test").ids
     return Evaluation(version, predictor, matrices, [ids[row] for row in rows])

@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
         ("model_digest", pa.string()),
         ("model_version", pa.string()),
         ("dataset_digest", pa.string()),
+        ("crf", pa.string()),
     ]
 )
 
@@ -46,6 +47,7 @@ class Row:
         model_digest: of the model package.
         model_version: models:/name/version, or the package's folder.
         dataset_digest: of the shards that the model was trained on.
+        crf: options of the dense CRF after the model, as JSON; "" without one.
     """
 
     path: str
@@ -53,6 +55,7 @@ class Row:
     model_digest: str
     model_version: str
     dataset_digest: str
+    crf: str = ""
     sha256: str = ""
     reason: str = ""
     mask_path: str = ""

@@ -8,12 +8,15 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pipelines.params_file import explain, read_yaml, unknown_key
 from segcore.errors import OptionError
+
+if TYPE_CHECKING:
+    from segcore.inference.crf import DenseCRF
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Size = Annotated[
@@ -44,7 +47,9 @@ class DataParams(Section):
     val_fraction: Fraction = Field(description="share of validation images where no split is given")
     test_fraction: Fraction = Field(description="share of test images where no split is given")
     seed: int = Field(ge=0, description="of rendering and of splits")
-    size: Size | None = Field(description="(height, width) of the stored images; null: the source's")
+    size: Size | None = Field(
+        description="(height, width) of the stored images; null: the source's"
+    )
     image_encoding: Literal["keep", "png", "jpeg", "raw"] = Field(description="of stored images")
     rows_per_shard: int = Field(ge=1)
     max_rejected: int = Field(ge=0, description="bad inputs tolerated before prepare fails")
@@ -160,8 +165,25 @@ class PromoteParams(Section):
     seed: int = Field(ge=0)
 
 
+class CRFParams(Section):
+    """Options of `segcore.inference.crf.DenseCRF`, which refines probabilities at image edges."""
+
+    iterations: int = Field(ge=0)
+    gaussian_sxy: float = Field(gt=0, description="pixels")
+    gaussian_weight: float = Field(ge=0)
+    bilateral_sxy: float = Field(gt=0, description="pixels")
+    bilateral_srgb: float = Field(gt=0, description="of colours in 0..255")
+    bilateral_weight: float = Field(ge=0)
+
+    def build(self) -> "DenseCRF":
+        from segcore.inference.crf import DenseCRF
+
+        return DenseCRF(**self.model_dump())
+
+
 class EvaluateParams(Section):
     batch_size: int = Field(ge=1)
+    crf: CRFParams | None = Field(description="dense CRF after the model; null: none")
     promote: PromoteParams
 
 
@@ -170,6 +192,7 @@ class PredictParams(Section):
     model: str | None = Field(description="model URI or package; null: the dataset's champion")
     overlays: bool
     batch_size: int = Field(ge=1)
+    crf: CRFParams | None = Field(description="dense CRF after the model; null: none")
     ray_min_images: int = Field(ge=1, description="from this many images on, Ray Data")
 
 

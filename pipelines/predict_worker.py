@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipelines.inputs import Input, read_bytes
 from pipelines.manifest import Row
+from pipelines.params import CRFParams
 from segcore.data.atomic import disk_errors
 from segcore.errors import DataError, SegcoreError
 from segcore.inference import visualize
@@ -37,6 +38,7 @@ class Job:
         base: folder that relative input paths start from; workers may run in another.
         overlays: also write overlays.
         batch_size: images that run through the model together.
+        crf: of params.yaml; None for no dense CRF after the model.
     """
 
     package: Path
@@ -47,6 +49,7 @@ class Job:
     base: Path
     overlays: bool
     batch_size: int
+    crf: CRFParams | None = None
 
     def row(self, item: Input, status: str, reason: str = "") -> Row:
         """A row about `item` under this job's model."""
@@ -57,6 +60,7 @@ class Job:
             model_digest=self.digest,
             model_version=self.version,
             dataset_digest=self.spec.dataset_digest,
+            crf=self.crf.model_dump_json() if self.crf else "",
         )
 
     def is_written(self, item: Input) -> bool:
@@ -112,7 +116,7 @@ class Worker:
         return (
             known.status == "ok"
             and known.sha256 == row.sha256
-            and known.model_digest == row.model_digest
+            and (known.model_digest, known.crf) == (row.model_digest, row.crf)
             and known.mask_path == self._job.files(item)[0]
             and self._job.is_written(item)
         )
@@ -120,6 +124,7 @@ class Worker:
     def _model(self) -> Predictor:
         if self._predictor is None:
             self._predictor = load_package(self._job.package, device=self._device)
+            self._predictor.crf = self._job.crf.build() if self._job.crf else None
         return self._predictor
 
     def _predict(self, images: dict[int, ImageArray]) -> list[tuple[int, Prediction | str, float]]:

@@ -90,6 +90,7 @@ def predict(
         base=Path.cwd(),
         overlays=overlays,
         batch_size=params.predict.batch_size,
+        crf=params.predict.crf,
     )
     known = manifest.read(out)
     rows = {} if prune else {path: row for path, row in known.items() if _is_there(out, row)}
@@ -142,7 +143,9 @@ def _work(
 
 def _results(params: Params, job: Job, work: Sequence[tuple[Input, Row | None]]) -> Iterator[Row]:
     new = sum(
-        known is None or known.model_digest != job.digest or not job.is_written(item)
+        known is None
+        or (known.model_digest, known.crf) != (job.digest, job.row(item, "ok").crf)
+        or not job.is_written(item)
         for item, known in work
     )
     if new and (new >= params.predict.ray_min_images or cluster.address(params.cluster) != "local"):

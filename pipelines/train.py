@@ -95,13 +95,7 @@ def build_model(params: Params, dataset: Any) -> Any:
 
 def build_task(params: Params, dataset: Any) -> Any:
     """The dataset's task with the loss that params name."""
-    return segcore.create_task(
-        dataset.task,
-        dataset,
-        loss=params.loss.name,
-        class_weights=params.loss.class_weights,
-        options=params.loss.options,
-    )
+    return segcore.create_task(dataset.task, dataset, **params.loss.task_options())
 
 
 def check(params: Params, dataset: Any) -> None:

@@ -51,7 +51,35 @@ _HOME = {
     "save_package": "segcore.package",
 }
 
-__all__ = [*_HOME, "__version__"]
+__all__ = [
+    "CheckpointStore",
+    "ConfusionMatrix",
+    "DatasetInfo",
+    "Epoch",
+    "Instance",
+    "ModelCard",
+    "PackageSpec",
+    "Prediction",
+    "Predictor",
+    "Sample",
+    "SegcoreError",
+    "create_dataset",
+    "create_loader",
+    "create_loaders",
+    "create_loss",
+    "create_model",
+    "create_task",
+    "fit",
+    "list_datasets",
+    "list_losses",
+    "list_models",
+    "load_package",
+    "model_card",
+    "open_shards",
+    "package_digest",
+    "save_package",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The errors that segcore raises on bad input: each says what is wrong, its value, and what to do."""
+"""The errors that segcore raises on bad input: what is wrong, its value, what to do."""
 
 import difflib
 from collections.abc import Iterable

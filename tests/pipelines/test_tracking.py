@@ -25,7 +25,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "./mlruns", "file:mlruns"])
 def test_file_store_is_refused_with_the_way_out(uri: str, project: Params) -> None:
-    with pytest.raises(TrackingError, match="sqlite:///mlflow.db"):
+    with pytest.raises(TrackingError, match=r"sqlite:///mlflow\.db"):
         connection.connect(project.override({"tracking.uri": uri}).tracking)
 
 
@@ -40,7 +40,7 @@ def test_relative_sqlite_path_is_absolute_from_the_root(
 def test_unreachable_server_is_one_quick_error(project: Params) -> None:
     start = time.monotonic()
     with (
-        pytest.raises(TrackingError, match="sqlite:///mlflow.db"),
+        pytest.raises(TrackingError, match=r"sqlite:///mlflow\.db"),
         tracking.run("train", project.override({"tracking.uri": "http://127.0.0.1:9"})),
     ):
         pytest.fail("the block must not start")
