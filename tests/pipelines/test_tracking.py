@@ -23,6 +23,17 @@ from pipelines.params import Params
 pytestmark = pytest.mark.ray
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of one store for all tests; making a database takes seconds."""
+    return tmp_path_factory.mktemp("mlflow")
+
+
+@pytest.fixture
+def project(project: Params, home: Path) -> Params:
+    return project.override({"tracking.uri": f"sqlite:///{home}/mlflow.db"})
+
+
 @pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "./mlruns", "file:mlruns"])
 def test_file_store_is_refused_with_the_way_out(uri: str, project: Params) -> None:
     with pytest.raises(TrackingError, match=r"sqlite:///mlflow\.db"):
@@ -241,7 +252,7 @@ def test_same_package_is_one_version(
 
 
 def test_registered_model_loads_without_the_pipelines(
-    project: Params, good_package: Path, tmp_path: Path
+    project: Params, good_package: Path, home: Path, tmp_path: Path
 ) -> None:
     version = registry.Registry(project).ensure_registered(good_package)
     code = f"""
@@ -249,7 +260,7 @@ import json, sys, mlflow, numpy as np
 mlflow.set_tracking_uri({project.tracking.uri!r})
 model = mlflow.pyfunc.load_model("models:/{version.name}@candidate")
 maps = model.predict(np.zeros((2, 50, 70, 3), np.uint8))
-pickles = [str(p) for p in __import__("pathlib").Path({str(tmp_path)!r}).rglob("*.pkl")]
+pickles = [str(p) for p in __import__("pathlib").Path({str(home)!r}).rglob("*.pkl")]
 known = [m for m in sys.modules if m.split(".")[0] == "pipelines"]
 kind = str(model.metadata.signature.inputs)
 print(json.dumps([maps.shape, str(maps.dtype), known, pickles, kind]))
@@ -264,4 +275,4 @@ print(json.dumps([maps.shape, str(maps.dtype), known, pickles, kind]))
     shape, kind, modules, pickles, signature = json.loads(done.stdout.splitlines()[-1])
     assert (shape, kind, modules, pickles) == ([2, 50, 70], "int64", [], [])
     assert "uint8" in signature
-    assert not list((tmp_path / "mlruns").rglob("__pycache__"))
+    assert not list((home / "mlruns").rglob("__pycache__"))
