@@ -6,9 +6,10 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 
 from pipelines.adapters.errors import ClusterError
 from pipelines.adapters.storage import absolute
@@ -18,6 +19,7 @@ JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the process of a s
 OBJECT_STORE_BYTES = 200 * 2**20
 START_ATTEMPTS = 3
 ANSWER_S = 5.0
+Handler = Callable[[int, FrameType | None], None]
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # workers are the work: at Ray's 15 any other program starves them
@@ -70,18 +72,48 @@ def session(cluster: ClusterParams) -> Iterator[Resources]:
         _probe(where)
     import ray  # reads the environment when it is imported
 
-    _start(where)
+    with _terminable() as on_term:
+        try:
+            _start(where, on_term)
+            total = ray.cluster_resources()
+            yield Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _terminable() -> Iterator[Handler | None]:
+    """Give the handler with which SIGTERM ends the block as it would without Ray.
+
+    Ray puts its own handler in place, which kills the process, and turns what another handler
+    raises while Ray waits into an exit with code 1.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield None
+        return
+    stage = signal.getsignal(signal.SIGTERM)
+    ended: list[BaseException] = []
+
+    def terminate(signum: int, frame: FrameType | None) -> None:
+        try:
+            if callable(stage):
+                stage(signum, frame)
+            raise SystemExit(128 + signum)
+        except BaseException as error:
+            ended.append(error)
+            raise
+
     try:
-        total = ray.cluster_resources()
-        yield Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
+        yield terminate
+    except SystemExit as error:
+        raise ended[0] if ended else error from None
     finally:
-        ray.shutdown()
+        signal.signal(signal.SIGTERM, stage)
 
 
-def _start(where: str) -> None:
+def _start(where: str, on_term: Handler | None) -> None:
     import ray
 
-    on_term = signal.getsignal(signal.SIGTERM)
     local = where == "local"
     options = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     for attempt in range(START_ATTEMPTS):
@@ -92,8 +124,8 @@ def _start(where: str) -> None:
                 log_to_driver=False,  # the driver follows the run's own records
                 **(options if local else {}),
             )
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, on_term)  # Ray's own handler aborts the process
+            if on_term:
+                signal.signal(signal.SIGTERM, on_term)
             return
         except Exception as error:  # Ray raises many kinds here, bare Exception among them
             ray.shutdown()
