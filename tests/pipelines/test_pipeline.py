@@ -48,10 +48,16 @@ def set_params(repo: Path, **values: object) -> None:
     (repo / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
 
 
+def environment() -> dict[str, str]:
+    """That of a person's shell: MLflow leaves its addresses in the environment of this process."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "SEGCORE_"))}
+    return {**clean, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
 def repro(repo: Path) -> list[str]:
     """Run `dvc repro`; the stages that ran, in order."""
-    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(["dvc", "repro"], cwd=repo, capture_output=True, text=True, env=env)
+    command = ["dvc", "repro"]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
     return [
         line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")
@@ -109,6 +115,10 @@ def test_champion_loads_by_plain_pyfunc_elsewhere(repo: Path, tmp_path: Path) ->
         "assert not [m for m in sys.modules if m.split('.')[0] == 'pipelines']\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment(),
     )
     assert done.returncode == 0, done.stderr[-3000:]
