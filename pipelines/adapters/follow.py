@@ -98,10 +98,14 @@ class Follower:
             speed = event["metrics"].get("images_per_s", float("nan"))
             ahead = "" if event["last"] else f"  {_clock(left)} left"
             print(
-                f"epoch {event['epoch']}/{self.epochs}  {_figures(event['metrics'])}  "
+                f"epoch {self._of(event['epoch'])}  {_figures(event['metrics'])}  "
                 f"{speed:.1f} images/s{ahead}",
                 flush=True,
             )
+
+    def _of(self, epoch: int) -> str:
+        """The epoch, out of how many unless the clock ends the run."""
+        return f"{epoch}/{self.epochs}" if self.max_minutes is None else str(epoch)
 
     def _seconds_left(self, event: Event) -> float:
         elapsed = time.monotonic() - self._start
@@ -120,18 +124,23 @@ class Follower:
             TimeRemainingColumn(),
         )
         self._task = self._bar.add_task(
-            "train", total=None, epoch=f"1/{self.epochs}", figures="", speed=0.0
+            "train", total=None, epoch=self._of(1), figures="", speed=0.0
         )
         self._bar.start()
 
     def _advance(self) -> None:
         with suppress(OSError, ValueError):
             facts = json.loads((self.state.folder / PROGRESS).read_text())
+            total, completed = (
+                (self.epochs * facts["steps"], facts["epoch"] * facts["steps"] + facts["step"])
+                if self.max_minutes is None
+                else (60 * self.max_minutes, time.monotonic() - self._start)
+            )
             self._bar.update(
                 self._task,
-                total=self.epochs * facts["steps"],
-                completed=facts["epoch"] * facts["steps"] + facts["step"],
-                epoch=f"{facts['epoch'] + 1}/{self.epochs}",
+                total=total,
+                completed=completed,
+                epoch=self._of(facts["epoch"] + 1),
                 speed=facts["images_per_s"],
             )
 
