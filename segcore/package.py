@@ -58,6 +58,7 @@ def save_package(
     path = Path(path)
     with new_folder(path) as fresh:
         save_file(_tensors(model), fresh / WEIGHTS, metadata={"format": "pt"})
+        (fresh / WEIGHTS).chmod(0o644)  # safetensors leaves it to its owner alone
         document = {
             "format": FORMAT,
             **_plain(dataclasses.asdict(spec)),
