@@ -1,5 +1,6 @@
 """Real Ray workers: a killed one changes nothing, two see what one sees, none outlives the run."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -7,7 +8,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import ray
 import torch
 
 from pipelines import train
@@ -96,7 +96,8 @@ def test_more_workers_than_processors_are_refused_before_ray_starts(workspace) -
     params = workspace.write(**{"cluster.num_workers": 3, "cluster.cpus_per_worker": 1000})
     with pytest.raises(ClusterError, match=r"3 .*need 3000 CPUs, .* are there: set"):
         fit(params, workspace.shards, workspace.root / "run")
-    assert not ray.is_initialized()
+    ray = sys.modules.get("ray")  # importing it here would fix its settings too early
+    assert ray is None or not ray.is_initialized()
 
 
 def test_more_workers_than_gpus_are_refused(workspace) -> None:
