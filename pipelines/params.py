@@ -108,13 +108,15 @@ class TrainParams(Section):
     loader_workers: int = Field(ge=0)
     checkpoint_steps: int | None = Field(ge=1, description="a checkpoint every N steps as well")
     overlay_epochs: int = Field(ge=1, description="validation overlays to MLflow every N epochs")
+    log_gradients: bool = Field(description="histograms of each layer's gradients to MLflow")
     seed: int = Field(ge=0)
     augment: AugmentParams
 
     def fit_options(self) -> dict[str, Any]:
         """Keyword arguments of `segcore.fit`."""
-        skip = {"batch_size", "loader_workers", "checkpoint_steps", "overlay_epochs", "augment"}
-        return {**self.model_dump(exclude=skip), "report_steps": self.checkpoint_steps}
+        own = {"batch_size", "loader_workers", "checkpoint_steps", "overlay_epochs"}
+        own |= {"log_gradients", "augment"}
+        return {**self.model_dump(exclude=own), "report_steps": self.checkpoint_steps}
 
 
 class Choice(Section):

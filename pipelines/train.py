@@ -11,6 +11,7 @@ from pipelines.adapters import ray_train, registry, storage, tracking
 from pipelines.adapters.errors import TrackingError
 from pipelines.adapters.follow import Event, Follower
 from pipelines.adapters.run_state import PROGRESS, Best, ProgressLoader, RunState
+from pipelines.gradients import write_gradients
 from pipelines.params import Params
 from pipelines.params_file import read_yaml
 from segcore.errors import OptionError
@@ -18,7 +19,7 @@ from segcore.errors import OptionError
 SHARDS = Path("data/shards")
 BEST = Path("outputs/tune/best.yaml")
 PACKAGE = Path("outputs/candidate")
-OVERLAYS = "overlays"
+OVERLAYS, GRADIENTS = "overlays", "gradients"
 OVERLAY_IMAGES = 4
 IDENTITY = ("model", "loss", "train", "cluster.num_workers")
 
@@ -26,24 +27,31 @@ IDENTITY = ("model", "loss", "train", "cluster.num_workers")
 def train_worker(
     params: Params, shards: Path, folder: Path, resume: dict[str, Any] | None
 ) -> Iterator["segcore.Epoch"]:
-    """Train in one worker, with pictures of validation images every few epochs; free of Ray.
+    """Train in one worker, with what is to be seen of an epoch left in files; free of Ray.
 
     Args:
         params: of the run.
         shards: folder of the dataset.
-        folder: of the run, for progress and overlays.
+        folder: of the run, for progress, overlays and gradients.
         resume: state of a checkpoint, or None.
     """
     from segcore.engine.distributed import rank
 
     for epoch in fit_worker(params, shards, folder, resume):
-        due = epoch.number % params.train.overlay_epochs == 0 or epoch.last
-        if epoch.complete and due and rank() == 0:
-            sheet = draw_overlays(params, segcore.open_shards(shards), epoch.weights())
-            file = overlay_file(folder, epoch.number)
-            file.parent.mkdir(exist_ok=True)
-            sheet.save(file)
+        if epoch.complete and rank() == 0:
+            show(params, shards, folder, epoch)
         yield epoch
+
+
+def show(params: Params, shards: Path, folder: Path, epoch: "segcore.Epoch") -> None:
+    """Write the overlays of an epoch, where they are due, and its gradients, if asked for."""
+    stem = artifact_stem(epoch.number)
+    if epoch.number % params.train.overlay_epochs == 0 or epoch.last:
+        sheet = draw_overlays(params, segcore.open_shards(shards), epoch.weights())
+        (folder / OVERLAYS).mkdir(exist_ok=True)
+        sheet.save(folder / OVERLAYS / f"{stem}.png")
+    if params.train.log_gradients:
+        write_gradients(folder / GRADIENTS, stem, epoch.gradients())
 
 
 def fit_worker(
@@ -117,9 +125,9 @@ def tuned(params: Params, best: Path) -> tuple[Params, dict[str, Any]]:
     return params.override(overrides), overrides
 
 
-def overlay_file(folder: Path, epoch: int) -> Path:
-    """Where rank 0 leaves the overlays of an epoch."""
-    return folder / OVERLAYS / f"epoch_{epoch:04d}.png"
+def artifact_stem(epoch: int) -> str:
+    """Name of the files that rank 0 leaves of an epoch."""
+    return f"epoch_{epoch:04d}"
 
 
 def draw_overlays(params: Params, dataset: Any, weights: dict[str, Any]) -> Any:
@@ -205,9 +213,10 @@ def main() -> None:
         prefix = "" if event["complete"] else "steps/"
         metrics = {prefix + key: value for key, value in event["metrics"].items()}
         run.log_metrics(metrics, step, time_s=event["time_s"])
-        picture = overlay_file(folder, event["epoch"])
-        if event["complete"] and picture.is_file():
-            run.log_artifact(picture, OVERLAYS)
+        if event["complete"]:
+            for kind in (OVERLAYS, GRADIENTS):
+                for file in sorted((folder / kind).glob(f"{artifact_stem(event['epoch'])}.*")):
+                    run.log_artifact(file, kind)
 
     with tracking.run("train", params, resume_id=state.recall().get("run_id")) as run:
         run.when_open(lambda run_id: state.remember({"run_id": run_id}))

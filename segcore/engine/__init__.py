@@ -2,6 +2,7 @@
 
 from segcore.engine.checkpoint import CheckpointStore
 from segcore.engine.fit import Epoch, fit
+from segcore.engine.gradients import GradientHistogram
 from segcore.engine.optim import OPTIMIZERS, SCHEDULES, learning_rate_factor
 from segcore.engine.options import PRECISIONS
 
@@ -11,6 +12,7 @@ __all__ = [
     "SCHEDULES",
     "CheckpointStore",
     "Epoch",
+    "GradientHistogram",
     "fit",
     "learning_rate_factor",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from segcore.engine.batches import batch_count
 from segcore.engine.distributed import default_device, gather
+from segcore.engine.gradients import GradientHistogram, gradient_histograms
 from segcore.engine.options import FitOptions, check_steps
 from segcore.engine.run import Run
 from segcore.engine.state import check_resume
@@ -58,6 +59,18 @@ class Epoch:
         """
         self._check_current("weights")
         return self._run.weights()
+
+    def gradients(self) -> dict[str, GradientHistogram]:
+        """Magnitudes of the last optimiser step's gradients, by layer.
+
+        As the optimiser took them: averaged over batches and ranks, clipped if `clip_norm` asks
+        for it. Any rank may call it by itself.
+
+        Raises:
+            CheckpointError: the run has gone on since this report.
+        """
+        self._check_current("gradients")
+        return gradient_histograms(self._run.model)
 
     def _check_current(self, what: str) -> None:
         if self._run.step != self.step:

@@ -34,7 +34,7 @@ def wait_for(condition, process: subprocess.Popen[bytes], limit_s: float = 240) 
 
 
 def test_train_writes_package_run_and_version(workspace, capsys) -> None:
-    params = workspace.write()
+    params = workspace.write(**{"train.log_gradients": True})
     (workspace.root / "outputs/tune").mkdir(parents=True)
     (workspace.root / "outputs/tune/best.yaml").write_text("overrides: {train.lr: 0.004}\n")
     train.main()
@@ -63,6 +63,13 @@ def test_train_writes_package_run_and_version(workspace, capsys) -> None:
     assert len(client.get_metric_history(run.info.run_id, "val/iou/disk")) == 4
     pictures = [entry.path for entry in client.list_artifacts(run.info.run_id, "overlays")]
     assert pictures == ["overlays/epoch_0002.png", "overlays/epoch_0004.png"]
+    tables = [entry.path for entry in client.list_artifacts(run.info.run_id, "gradients")]
+    assert tables == [
+        f"gradients/epoch_000{n}.{end}" for n in range(1, 5) for end in ("json", "png")
+    ]
+    table = json.loads(Path(client.download_artifacts(run.info.run_id, tables[-2])).read_text())
+    elements = [sum(layer["counts"]) + layer["zeros"] for layer in table["layers"].values()]
+    assert sum(elements) == sum(p.numel() for p in predictor.model.parameters())
     assert not list(workspace.root.glob("outputs/runs/train-*"))  # the next run starts fresh
 
 
