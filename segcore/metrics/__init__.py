@@ -3,6 +3,7 @@
 from segcore.metrics.boundary import BoundaryScore
 from segcore.metrics.calibration import CalibrationError
 from segcore.metrics.confusion import ConfusionMatrix
+from segcore.metrics.rand import RandScore
 from segcore.metrics.scores import Scores, scores
 
-__all__ = ["BoundaryScore", "CalibrationError", "ConfusionMatrix", "Scores", "scores"]
+__all__ = ["BoundaryScore", "CalibrationError", "ConfusionMatrix", "RandScore", "Scores", "scores"]
