@@ -10,8 +10,16 @@ from torch import Tensor, nn
 
 from segcore.encoders.vgg import LAYOUTS, WIDTHS
 from segcore.errors import OptionError
-from segcore.models.blocks import check_images, crop_to, pad_to_multiple, resize
+from segcore.models.blocks import (
+    check_choice,
+    check_images,
+    crop_to,
+    init_subpixels,
+    pad_to_multiple,
+    resize,
+)
 from segcore.models.card import ModelCard
+from segcore.models.upsampling import UPSAMPLINGS, create_upsample
 
 CARDS = {
     "gfrnet": ModelCard(
@@ -76,7 +84,9 @@ class GFRNet(nn.Module):
 
     aux_weight = 1.0
 
-    def __init__(self, in_channels: int, num_classes: int, *, dropout: float = 0.5) -> None:
+    def __init__(
+        self, in_channels: int, num_classes: int, *, dropout: float, upsample: str
+    ) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.encoder = nn.ModuleList()
@@ -99,6 +109,9 @@ class GFRNet(nn.Module):
             GateUnit(width, deeper, num_classes)
             for width, deeper in zip(STAGES, (None, *STAGES), strict=False)
         )
+        self.enlarge = nn.ModuleList(
+            create_upsample(upsample, num_classes, num_classes, kernel_size=None) for _ in STAGES
+        )
         self.refine = nn.ModuleList(
             nn.Conv2d(2 * num_classes, num_classes, 3, padding=1) for _ in STAGES
         )
@@ -107,6 +120,7 @@ class GFRNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        init_subpixels(self.enlarge)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         size = check_images(x, self.in_channels)
@@ -115,9 +129,10 @@ class GFRNet(nn.Module):
         maps, x = self._encode(x)
         labels = [self.coarse(self.bridge(x))]
         deep = labels[0]
-        for gate, refine, fine in zip(self.gates, self.refine, maps, strict=True):
-            gated = gate(fine, deep)
-            labels.append(refine(torch.cat([gated, resize(labels[-1], fine.shape[2:])], dim=1)))
+        stages = zip(self.gates, self.enlarge, self.refine, maps, strict=True)
+        for gate, enlarge, refine, fine in stages:
+            coarse = enlarge(labels[-1], size=fine.shape[2:])
+            labels.append(refine(torch.cat([gate(fine, deep), coarse], dim=1)))
             deep = fine
         outputs = {"out": labels[-1]}
         if self.training:
@@ -143,17 +158,26 @@ def conv_norm_relu(in_channels: int, out_channels: int) -> list[nn.Module]:
     return [conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
 
 
-def gfrnet(*, num_classes: int, in_channels: int = 3, dropout: float = 0.5) -> GFRNet:
+def gfrnet(
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    dropout: float = 0.5,
+    upsample: str = "bilinear",
+) -> GFRNet:
     """G-FRNet on VGG16.
 
     Args:
         num_classes: channels of the logits.
         in_channels: channels of the images.
         dropout: after pool3 to pool5, conv6 and conv7.
+        upsample: of the labels before each refinement, a name of
+            `segcore.models.upsampling.UPSAMPLINGS`.
 
     Raises:
-        OptionError: dropout outside [0, 1).
+        OptionError: dropout outside [0, 1), or an unknown upsample.
     """
+    check_choice("upsample", upsample, UPSAMPLINGS)
     if not 0 <= dropout < 1:
         raise OptionError(f"dropout is {dropout!r}: give a probability in [0, 1)")
-    return GFRNet(in_channels, num_classes, dropout=dropout)
+    return GFRNet(in_channels, num_classes, dropout=dropout, upsample=upsample)

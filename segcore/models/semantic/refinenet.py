@@ -9,8 +9,16 @@ from torch import Tensor, nn
 
 from segcore.encoders import create_encoder
 from segcore.errors import OptionError
-from segcore.models.blocks import check_images, crop_to, pad_to_multiple, resize
+from segcore.models.blocks import (
+    check_choice,
+    check_images,
+    crop_to,
+    init_subpixels,
+    pad_to_multiple,
+    resize,
+)
 from segcore.models.card import ModelCard
+from segcore.models.upsampling import UPSAMPLINGS, create_upsample
 
 CARDS = {
     "refinenet": ModelCard(
@@ -80,15 +88,22 @@ class RefineNetBlock(nn.Module):
         channels: inside the block.
         coarse_channels: of the coarser block's output; None for the deepest block.
         pool_stages: links of the pooling chain.
+        upsample: how the coarser map is brought to the feature's size.
 
     Shape:
         feature: [N, in_channels, H, W]
-        coarse: [N, coarse_channels, h, w] with h <= H, or None
+        coarse: [N, coarse_channels, H / 2, W / 2], or None
         returns: [N, channels, H, W]
     """
 
     def __init__(
-        self, in_channels: int, channels: int, coarse_channels: int | None, *, pool_stages: int
+        self,
+        in_channels: int,
+        channels: int,
+        coarse_channels: int | None,
+        *,
+        pool_stages: int,
+        upsample: str,
     ) -> None:
         super().__init__()
         self.reduce = conv3x3(in_channels, channels)
@@ -98,13 +113,16 @@ class RefineNetBlock(nn.Module):
         if coarse_channels is not None:
             self.fuse_fine = conv3x3(channels, channels)
             self.fuse_coarse = conv3x3(coarse_channels, channels)
+            self.enlarge = create_upsample(
+                upsample, channels, channels, kernel_size=None, align_corners=True
+            )
         self.pool = ChainedResidualPooling(channels, pool_stages)
         self.refine = nn.Sequential(*(ResidualConvUnit(channels) for _ in range(OUTPUT_UNITS)))
 
     def forward(self, feature: Tensor, coarse: Tensor | None) -> Tensor:
         x = self.adapt(self.reduce(feature))
         if coarse is not None and self.fuse_fine is not None and self.fuse_coarse is not None:
-            fused = resize(self.fuse_coarse(coarse), x.shape[2:], align_corners=True)
+            fused = self.enlarge(self.fuse_coarse(coarse), size=x.shape[2:])
             x = self.fuse_fine(x) + fused
         out: Tensor = self.refine(self.pool(x))
         return out
@@ -128,6 +146,7 @@ class RefineNet(nn.Module):
         channels: int,
         pool_stages: int,
         dropout: float,
+        upsample: str,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -137,7 +156,7 @@ class RefineNet(nn.Module):
             (deepest, None), (channels, deepest), (channels, channels), (channels, channels)
         ]  # fmt: skip
         self.blocks = nn.ModuleList(
-            RefineNetBlock(feature, width, coarse, pool_stages=pool_stages)
+            RefineNetBlock(feature, width, coarse, pool_stages=pool_stages, upsample=upsample)
             for feature, (width, coarse) in zip(reversed(feature_channels), widths, strict=True)
         )
         self.dropout = nn.Dropout(dropout)
@@ -147,6 +166,7 @@ class RefineNet(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        init_subpixels(self.blocks)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         size = check_images(x, self.in_channels)
@@ -170,6 +190,7 @@ def refinenet(
     channels: int = 256,
     pool_stages: int = 4,
     dropout: float = 0.5,
+    upsample: str = "bilinear",
 ) -> RefineNet:
     """RefineNet; the defaults are the released network with ResNet-101.
 
@@ -181,10 +202,14 @@ def refinenet(
         channels: width of the blocks; the deepest has twice as many.
         pool_stages: links of chained residual pooling: 4 as released, 2 in the paper.
         dropout: before the classifier and on the two coarsest maps.
+        upsample: of the coarser map in each fusion, a name of
+            `segcore.models.upsampling.UPSAMPLINGS`.
 
     Raises:
-        OptionError: the backbone has other strides; pool_stages or channels below 1.
+        OptionError: the backbone has other strides; pool_stages or channels below 1; unknown
+            upsample.
     """
+    check_choice("upsample", upsample, UPSAMPLINGS)
     if min(channels, pool_stages) < 1:
         raise OptionError(f"channels={channels}, pool_stages={pool_stages}: give at least 1")
     encoder = create_encoder(backbone, in_channels=in_channels, pretrained=pretrained)
@@ -201,4 +226,5 @@ def refinenet(
         channels=channels,
         pool_stages=pool_stages,
         dropout=dropout,
+        upsample=upsample,
     )
