@@ -14,7 +14,7 @@ from pipelines.adapters.run_state import PROGRESS, Best, ProgressLoader, RunStat
 from pipelines.gradients import write_gradients
 from pipelines.params import Params
 from pipelines.params_file import read_yaml
-from segcore.errors import OptionError
+from segcore.errors import OptionError, ShapeError
 
 SHARDS = Path("data/shards")
 BEST = Path("outputs/tune/best.yaml")
@@ -107,16 +107,44 @@ def build_task(params: Params, dataset: Any) -> Any:
 
 
 def check(params: Params, dataset: Any) -> None:
-    """Refuse what could only fail later: build the model and the task, check the options of fit.
+    """Refuse what could only fail later: a model or loss that cannot be, images that do not fit.
 
     Raises:
         SegcoreError: a name, an option or a value is wrong.
     """
+    import torch
+
     from segcore.engine.options import FitOptions
 
     FitOptions(**params.train.fit_options())
-    build_model(params, dataset)
     build_task(params, dataset)
+    # Without pretrained weights shapes are all that can be wrong: nothing is allotted or computed.
+    with torch.device("cpu" if params.model.pretrained else "meta"):
+        model = build_model(params, dataset)
+    check_size(params, dataset, model.to("meta"))
+
+
+def check_size(params: Params, dataset: Any, model: Any) -> None:
+    """Send the smallest image through a model on the meta device.
+
+    Raises:
+        OptionError: the model does not take it, or gives a map of another size.
+    """
+    import torch
+
+    crop = params.train.augment.crop
+    sizes = [tuple(crop)] if crop else [*dataset.split("train").sizes]
+    size = min([*sizes, *dataset.split("val").sizes])
+    wrong = f"model.name {params.model.name} does not fit images of {size[0]} x {size[1]}"
+    try:
+        maps = model.eval()(torch.empty(1, dataset.in_channels, *size, device="meta"))
+    except ShapeError as error:
+        raise OptionError(f"{wrong}: {error}; or take another model") from error
+    out = tuple((maps["out"] if isinstance(maps, dict) else maps).shape[2:])
+    if out != tuple(size):
+        raise OptionError(
+            f"{wrong}: its map is {out[0]} x {out[1]}; take options that keep the size"
+        )
 
 
 def tuned(params: Params, best: Path) -> tuple[Params, dict[str, Any]]:

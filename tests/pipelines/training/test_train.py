@@ -109,6 +109,13 @@ def test_terminated_stage_closes_its_run_and_says_143(workspace) -> None:
         ({"model.options": {"num_classes": 7}}, OptionError, "num_classes is 7.*painted has 3"),
         ({"model.name": "unett"}, SegcoreError, "did you mean 'unet'"),
         ({"model.options": {"wide": 1}}, OptionError, "no option 'wide'"),
+        (
+            {"model.name": "unet3d", "model.options": {}},
+            OptionError,
+            r"unet3d does not fit images of 48 x 64: .*\[N, C, D, H, W\]",
+        ),
+        ({"train.augment.crop": [16, 48]}, OptionError, "unet does not fit images of 16 x 48"),
+        ({"model.options": {"padding": "valid"}}, OptionError, "mirror 48 up to 188"),
         ({"loss.name": "crossentropy"}, SegcoreError, "cross_entropy"),
         ({"data.name": "camvid"}, DataError, "run the prepare stage"),
         ({"tracking.uri": "http://127.0.0.1:9"}, SegcoreError, "tracking.uri"),
