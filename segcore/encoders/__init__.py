@@ -70,6 +70,7 @@ ENCODERS: dict[str, str] = {
     "convnext_base": FEATURES,
     "convnext_large": FEATURES,
     "googlenet": "segcore.encoders.torchvision_trunks:googlenet",
+    "googlenet_caffe": "segcore.encoders.googlenet:trunk",
 }
 
 

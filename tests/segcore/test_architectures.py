@@ -265,6 +265,16 @@ def test_fcn_has_the_papers_parameters_over_caffenet() -> None:
             assert sum(p.numel() for p in model.parameters()) == expected
 
 
+def test_fcn_has_the_papers_parameters_over_googlenet() -> None:
+    with torch.device("meta"):
+        model = create_model("fcn32s", num_classes=21, backbone="googlenet")
+    assert sum(p.numel() for p in model.parameters()) == 7_801_413
+    before_deconvolution = [p for name, p in model.named_parameters() if "upscore" not in name]
+    assert sum(p.numel() for p in before_deconvolution) == 5_995_077
+    with pytest.raises(OptionError, match="no weights for 'googlenet_caffe'"):
+        create_model("fcn32s", num_classes=21, backbone="googlenet", pretrained=True)
+
+
 def test_fcn_weights_carry_over_from_coarse_to_fine(tmp_path: Path) -> None:
     options = {"num_classes": 3, "backbone": "resnet18"}
     torch.manual_seed(0)

@@ -20,6 +20,7 @@ FAMILIES = (
     "densenet121",
     "efficientnet_b0",
     "googlenet",
+    "googlenet_caffe",
     "mobilenet_v2",
     "mobilenet_v3_small",
     "resnet18",
@@ -28,7 +29,8 @@ FAMILIES = (
     "vgg11_bn",
 )
 TRUNKS = {"resnet18": 11_176_512, "resnet34": 21_284_672, "resnet50": 23_508_032,
-          "vgg16": 14_714_688, "vgg16_bn": 14_723_136, "googlenet": 5_599_904}  # fmt: skip
+          "vgg16": 14_714_688, "vgg16_bn": 14_723_136, "googlenet": 5_599_904,
+          "googlenet_caffe": 5_973_552}  # fmt: skip
 
 
 def random_statistics(network: nn.Module) -> None:

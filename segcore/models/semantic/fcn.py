@@ -20,7 +20,8 @@ PAPER = (
 )
 NOTES = (
     "Deconvolutions start bilinear and are learned; deconv='fixed' freezes them as the release. "
-    "backbone='alexnet' is CaffeNet; googlenet and resnets have batch norm and no 100 px padding."
+    "backbone='alexnet' is CaffeNet; 'googlenet' is the published one (7,801,413 parameters at 21 "
+    "classes), 'googlenet_bn' torchvision's; neither they nor resnets have the 100 px padding."
 )
 CARDS = {
     "fcn32s": ModelCard(
@@ -61,6 +62,7 @@ CARDS = {
 CROPS = {32: ((), 19), 16: ((5,), 27), 8: ((5, 9), 31)}
 CAFFENET_CROP = 18
 DECONVS = ("learned", "fixed")
+GOOGLENETS = {"googlenet": "googlenet_caffe", "googlenet_bn": "googlenet"}
 
 
 def deconvolution(
@@ -202,12 +204,15 @@ def _build(
         output = (63, 32, CAFFENET_CROP)
         trunk = caffenet_trunk(in_channels)
         model = FCN(trunk, (), in_channels, num_classes, skip_crops=(), output=output)
-    elif backbone == "googlenet" or backbone.startswith(("resnet", "resnext", "wide_resnet")):
-        encoder = create_encoder(backbone, in_channels=in_channels, pretrained=pretrained)
+    elif backbone in GOOGLENETS or backbone.startswith(("resnet", "resnext", "wide_resnet")):
+        encoder = create_encoder(
+            GOOGLENETS.get(backbone, backbone), in_channels=in_channels, pretrained=pretrained
+        )
         model = EncoderFCN(encoder, num_classes, stride=stride)
     else:
         raise OptionError(
-            f"backbone is {backbone!r}; it can be vgg16, vgg19, alexnet, googlenet or a resnet"
+            f"backbone is {backbone!r}; it can be vgg16, vgg19, alexnet, googlenet, googlenet_bn "
+            "or a resnet"
         )
     if deconv == "fixed":
         for name, parameter in model.named_parameters():
@@ -229,7 +234,8 @@ def fcn32s(
         num_classes: channels of the logits.
         in_channels: channels of the images.
         pretrained: ImageNet weights in the backbone, fc6 and fc7 included.
-        backbone: vgg16, vgg19, alexnet (CaffeNet), googlenet or a resnet.
+        backbone: vgg16, vgg19, alexnet (CaffeNet), googlenet (as published, without weights),
+            googlenet_bn (torchvision's) or a resnet.
         deconv: "learned" or "fixed" bilinear deconvolutions.
 
     Raises:
