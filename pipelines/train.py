@@ -14,7 +14,7 @@ from pipelines.adapters.run_state import PROGRESS, Best, ProgressLoader, RunStat
 from pipelines.gradients import write_gradients
 from pipelines.params import Params
 from pipelines.params_file import read_yaml
-from segcore.errors import OptionError, ShapeError
+from segcore.errors import OptionError
 
 SHARDS = Path("data/shards")
 BEST = Path("outputs/tune/best.yaml")
@@ -112,38 +112,36 @@ def check(params: Params, dataset: Any) -> None:
     Raises:
         SegcoreError: a name, an option or a value is wrong.
     """
-    import torch
-
     from segcore.engine.options import FitOptions
 
     FitOptions(**params.train.fit_options())
+    check_size(params, dataset)
+    build_model(params, dataset)
     build_task(params, dataset)
-    # Without pretrained weights shapes are all that can be wrong: nothing is allotted or computed.
-    with torch.device("cpu" if params.model.pretrained else "meta"):
-        model = build_model(params, dataset)
-    check_size(params, dataset, model.to("meta"))
 
 
-def check_size(params: Params, dataset: Any, model: Any) -> None:
-    """Send the smallest image through a model on the meta device.
+def check_size(params: Params, dataset: Any) -> None:
+    """Compare the smallest images with what the architecture says that it takes.
 
     Raises:
-        OptionError: the model does not take it, or gives a map of another size.
+        OptionError: it takes volumes, or larger images.
     """
-    import torch
-
-    crop = params.train.augment.crop
-    sizes = [tuple(crop)] if crop else [*dataset.split("train").sizes]
-    size = min([*sizes, *dataset.split("val").sizes])
-    wrong = f"model.name {params.model.name} does not fit images of {size[0]} x {size[1]}"
-    try:
-        maps = model.eval()(torch.empty(1, dataset.in_channels, *size, device="meta"))
-    except ShapeError as error:
-        raise OptionError(f"{wrong}: {error}; or take another model") from error
-    out = tuple((maps["out"] if isinstance(maps, dict) else maps).shape[2:])
-    if out != tuple(size):
+    name = params.model.name
+    if name not in segcore.list_models():
+        return  # torchvision's have no card; an unknown name is refused when it is built
+    card = segcore.model_card(name)
+    if card.input_dims != 2:
         raise OptionError(
-            f"{wrong}: its map is {out[0]} x {out[1]}; take options that keep the size"
+            f"model.name is {name}, which takes volumes [N, C, D, H, W], and {dataset.name} has "
+            "images: take another model"
+        )
+    crop = params.train.augment.crop
+    train = [tuple(crop)] if crop else dataset.split("train").sizes
+    sides = [min(size) for size in [*train, *dataset.split("val").sizes]]
+    if sides and min(sides) < card.min_size:
+        raise OptionError(
+            f"model.name is {name}, which takes images of at least {card.min_size} pixels a side; "
+            f"the smallest side is {min(sides)}: enlarge data.size or train.augment.crop"
         )
 
 
