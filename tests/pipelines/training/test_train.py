@@ -5,8 +5,10 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 
@@ -15,6 +17,8 @@ from pipelines import train
 from pipelines.adapters import registry, run_state
 from pipelines.adapters.errors import ClusterError
 from pipelines.params import Params
+from segcore.data.codec import encode_image, encode_mask
+from segcore.data.shards import write_shards
 from segcore.errors import DataError, OptionError, SegcoreError
 
 pytestmark = pytest.mark.ray
@@ -114,7 +118,6 @@ def test_terminated_stage_closes_its_run_and_says_143(workspace) -> None:
             OptionError,
             "unet3d, which takes volumes .* painted has images",
         ),
-        ({"train.augment.crop": [16, 48]}, OptionError, "at least 32 pixels .* side is 16"),
         ({"loss.name": "crossentropy"}, SegcoreError, "cross_entropy"),
         ({"data.name": "camvid"}, DataError, "run the prepare stage"),
         ({"tracking.uri": "http://127.0.0.1:9"}, SegcoreError, "tracking.uri"),
@@ -126,6 +129,22 @@ def test_what_cannot_work_is_refused_at_once(workspace, values, error, message) 
     with pytest.raises(error, match=message):
         train.main()
     assert not (workspace.root / "outputs/candidate").exists()
+
+
+def test_images_smaller_than_the_model_admits_are_refused(workspace) -> None:
+    dataset = segcore.open_shards(workspace.shards)
+    pixels = np.zeros((24, 40, 3), np.uint8)
+    small = replace(
+        dataset.split("train").read(0),
+        image=encode_image(pixels, "png"),
+        mask=encode_mask(pixels[..., 0]),
+        height=24,
+        width=40,
+    )
+    rows = {"train": [small], "val": [small]}
+    write_shards(workspace.shards, dataset.meta, splits=rows, encode=lambda row: row)
+    with pytest.raises(OptionError, match=r"unet, .* at least 32 pixels .* smallest side is 24"):
+        train.main()
 
 
 def test_server_lost_at_the_end_leaves_the_package_and_says_so(
