@@ -56,7 +56,8 @@ def decode_row(split: Split, index: int) -> tuple[Tensor, Tensor]:
         )
     if image.ndim == 2:
         image = image[:, :, None]
-    pixels = np.ascontiguousarray(image.transpose(2, 0, 1))
+    # Copies: what a decoder returns may not be writable, which torch warns of.
+    pixels = np.array(image.transpose(2, 0, 1), order="C")
     return torch.from_numpy(pixels), torch.from_numpy(np.array(mask))
 
 

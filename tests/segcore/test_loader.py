@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 
 from segcore.data.loader import create_loader, create_loaders
 from segcore.data.order import ShuffledPlan, ordered_plan, permutation
-from segcore.data.shards import ShardedDataset
+from segcore.data.rows import decode_row
+from segcore.data.shards import ShardedDataset, ShardSplit
 from segcore.errors import DataError, OptionError
 
 AUGMENT = {"hflip": 0.5, "color": 0.3, "rotate_deg": 10.0, "translate_px": 3, "scale": [0.7, 1.5]}
@@ -48,6 +50,19 @@ def test_batches_hold_the_stored_pixels(dataset: ShardedDataset) -> None:
             expected, mask = pixels(int(name[1:]), (20, 24))
             np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
             np.testing.assert_array_equal(target.numpy(), mask)
+
+
+def test_decoded_rows_may_be_written_to(dataset: ShardedDataset) -> None:
+    files = [file for file in dataset.files if file["path"].startswith("train/")]
+    for channels in (1, 3):
+        split = ShardSplit(dataset.path, files, channels)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # torch's, of arrays that are not writable
+            image, mask = decode_row(split, 0)
+        assert image.shape == (channels, *mask.shape)
+        assert image.is_contiguous()
+        assert image.numpy().flags.writeable
+        assert mask.numpy().flags.writeable
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
