@@ -43,7 +43,7 @@ OTHERS = (
     "torchvision:deeplabv3_resnet50",
     "torchvision:lraspp_mobilenet_v3_large",
 )
-BUDGET_S = 20.0  # of each timing, after its warm-up
+BUDGET_S = 10.0  # of each timing, after its warm-up
 COLUMNS = {
     "model": "model",
     "parameters": "parameters",
