@@ -20,7 +20,9 @@ import torch
 import segcore
 from segcore.metrics import RandScore
 
-THRESHOLDS = [round(float(t), 2) for t in np.arange(0.2, 0.96, 0.05)]
+THRESHOLDS = [
+    round(float(t), 3) for t in (*np.arange(0.2, 0.95, 0.05), 0.95, 0.97, 0.98, 0.99, 0.995)
+]
 
 
 def cell_probabilities(
