@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segcore.errors import OptionError, ShapeError
+from segcore.errors import ShapeError
 
 Ids = NDArray[np.integer]
 
@@ -28,15 +28,12 @@ class RandScore:
     each predicted background pixel joins the nearest predicted region.
 
     Args:
-        foreground: class id of the regions; every other class is border.
-        ignore_index: target id that does not count.
+        foreground: class id of the regions; every other id is border, and ignored pixels count as
+            little as border does.
     """
 
-    def __init__(self, foreground: int = 1, ignore_index: int = 255) -> None:
-        if foreground == ignore_index:
-            raise OptionError(f"foreground and ignore_index are both {foreground}: give two ids")
+    def __init__(self, foreground: int = 1) -> None:
         self.foreground = foreground
-        self.ignore_index = ignore_index
         # Pairs together in both, in the prediction, in the target.
         self._pairs = torch.zeros(3, dtype=torch.float64)
 
@@ -45,7 +42,7 @@ class RandScore:
 
         Shape:
             prediction: [N, H, W] integer class ids
-            target: [N, H, W] integer class ids or ignore_index
+            target: [N, H, W] integer class ids
 
         Raises:
             ShapeError: the shapes do not belong together.
@@ -61,7 +58,7 @@ class RandScore:
     def _pairs_of(self, prediction: Ids, target: Ids) -> NDArray[np.float64]:
         from scipy.ndimage import label
 
-        inside = (target == self.foreground) & (target != self.ignore_index)
+        inside = target == self.foreground
         true_regions = label(inside)[0][inside]
         predicted_regions = _grown(prediction == self.foreground)[inside]
         return pair_counts(predicted_regions, true_regions)

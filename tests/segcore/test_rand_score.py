@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segcore.errors import OptionError, ShapeError
+from segcore.errors import ShapeError
 from segcore.metrics import RandScore
 from segcore.metrics.rand import pair_counts
 
@@ -89,5 +89,3 @@ def test_ignored_pixels_do_not_count() -> None:
 def test_refuses_what_it_cannot_score() -> None:
     with pytest.raises(ShapeError, match="class ids"):
         RandScore().update(torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4))
-    with pytest.raises(OptionError, match="both 1"):
-        RandScore(foreground=1, ignore_index=1)
