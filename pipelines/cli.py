@@ -62,7 +62,7 @@ def predict(
         if tracking_uri is not None:
             changes["tracking.uri"] = tracking_uri
         params = _params().override(changes)
-        from pipelines.prediction import predict as run  # after the params: it imports torch
+        from pipelines.prediction.run import predict as run  # after the params: it imports torch
 
         summary = run(params, images=images, model=model, out=out, overlays=overlays)
         typer.echo(str(summary))

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from pipelines import stage
-from pipelines.adapters.storage import absolute
 from pipelines.params import Params
+from pipelines.storage import absolute
 
 SHARDS = Path("data/shards")
 PACKAGE = Path("outputs/candidate")
@@ -13,7 +13,7 @@ REPORT = Path("outputs/report")
 
 def main() -> None:
     params = Params.load()
-    from pipelines.evaluation import evaluate  # after the params: it imports torch
+    from pipelines.evaluation.compare import evaluate  # after the params: it imports torch
 
     shards = absolute(SHARDS / params.data.name)
     outcome = evaluate(params, shards=shards, package=absolute(PACKAGE), folder=absolute(REPORT))

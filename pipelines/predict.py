@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from pipelines import stage
-from pipelines.adapters.storage import absolute
 from pipelines.params import Params
+from pipelines.storage import absolute
 
 SHARDS = Path("data/shards")
 PACKAGE = Path("outputs/candidate")
@@ -14,8 +14,8 @@ SHOWN_FAILURES = 20
 
 def main() -> int:
     params = Params.load()
-    from pipelines.adapters.registry import CHAMPION, model_name
-    from pipelines.prediction import predict  # after the params: it imports torch
+    from pipelines.prediction.run import predict  # after the params: it imports torch
+    from pipelines.tracking.registry import CHAMPION, model_name
     from segcore.package import read_spec
 
     model = params.predict.model

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import segcore
-from pipelines import stage
-from pipelines.adapters import ray_train, registry, storage, tracking
-from pipelines.adapters.errors import TrackingError
-from pipelines.adapters.follow import Event, Follower
-from pipelines.adapters.run_state import PROGRESS, Best, ProgressLoader, RunState
-from pipelines.gradients import write_gradients
+from pipelines import stage, storage
+from pipelines.cluster import train as ray_train
+from pipelines.errors import TrackingError
 from pipelines.params import Params
-from pipelines.params_file import read_yaml
+from pipelines.params.file import read_yaml
+from pipelines.tracking import registry
+from pipelines.tracking.run import Run, open_run
+from pipelines.training.follow import Event, Follower
+from pipelines.training.gradients import write_gradients
+from pipelines.training.run_state import PROGRESS, Best, ProgressLoader, RunState
 from segcore.errors import OptionError
 
 SHARDS = Path("data/shards")
@@ -210,7 +212,7 @@ def save(params: Params, dataset: Any, best: Best) -> Path:
     return segcore.save_package(package, best.weights, spec, overlay=sheet)
 
 
-def register(params: Params, package: Path, run: tracking.Run, best: Best) -> None:
+def register(params: Params, package: Path, run: Run, best: Best) -> None:
     """Make the package a version with alias `candidate`; say so if the store is away."""
     run.set_tags({"best_epoch": best.epoch})
     run.log_metrics({f"best/{k.removeprefix('val/')}": v for k, v in best.metrics.items()}, 0)
@@ -244,7 +246,7 @@ def main() -> None:
                 for file in sorted((folder / kind).glob(f"{artifact_stem(event['epoch'])}.*")):
                     run.log_artifact(file, kind)
 
-    with tracking.run("train", params, resume_id=state.recall().get("run_id")) as run:
+    with open_run("train", params, resume_id=state.recall().get("run_id")) as run:
         run.when_open(lambda run_id: state.remember({"run_id": run_id}))
         run.log_dataset(dataset.name, dataset.digest, path=shards, rows=len(dataset.split("train")))
         run.set_tags({"run_digest": digest, **{f"tuned.{k}": v for k, v in overrides.items()}})

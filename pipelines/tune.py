@@ -5,11 +5,12 @@ from typing import Any
 import yaml
 
 import segcore
-from pipelines import stage, train
-from pipelines.adapters import ray_tune, storage, tracking
-from pipelines.adapters.run_state import RunState
+from pipelines import stage, storage, train
+from pipelines.cluster import tune as ray_tune
 from pipelines.params import Params
 from pipelines.progress import progress
+from pipelines.tracking.run import open_run
+from pipelines.training.run_state import RunState
 from segcore.errors import OptionError
 
 IDENTITY = ("model", "loss", "train", "tune")
@@ -64,7 +65,7 @@ def main() -> None:
     inputs = {**params.pick(IDENTITY), "shards": dataset.digest}
     folder = storage.run_folder(params.cluster.storage, "tune", storage.run_digest("tune", inputs))
     state = RunState(folder, metric=settings.metric, mode=settings.mode)
-    with tracking.run("tune", params, resume_id=state.recall().get("run_id")) as run:
+    with open_run("tune", params, resume_id=state.recall().get("run_id")) as run:
         run.when_open(lambda run_id: state.remember({"run_id": run_id}))
         run.log_dataset(dataset.name, dataset.digest, path=shards, rows=len(dataset.split("train")))
         with progress("tune", settings.trials * settings.epochs, unit="epochs") as advance:

@@ -16,34 +16,38 @@ SECTIONS = set(Params.model_fields)
 # Modules of which a stage uses a part that does not read all that the module reads: splits do not
 # change what download fetches, and a trial is no registered model.
 PARTLY_USED = {"download": {"sources"}, "tune": {"train"}}
+# How work is run and recorded: a change does not change results.
+INFRASTRUCTURE = {"cluster", "tracking", "params", "storage", "stage", "progress", "errors"}
+
+
+def files_of(module: str) -> list[Path]:
+    """The file of a module of pipelines/, or those of a room."""
+    place = ROOT / "pipelines" / module
+    return sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
 
 
 def imported_pipelines(tree: ast.Module) -> set[str]:
+    """Modules at the top of pipelines/, and its rooms, that a module imports."""
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             if node.module == "pipelines":
                 names |= {alias.name for alias in node.names}
             elif node.module.startswith("pipelines."):
-                names.add(node.module.split(".", 1)[1])
-    return {name for name in names if (ROOT / "pipelines" / f"{name}.py").is_file()}
+                names.add(node.module.split(".")[1])
+    return {name for name in names if files_of(name) and files_of(name)[0].is_file()}
 
 
-def modules_of(stage: str) -> dict[str, ast.Module]:
-    """The stage's module and the modules of pipelines/ that it imports, params and stages aside."""
-    found: dict[str, ast.Module] = {}
+def modules_of(stage: str) -> dict[str, list[ast.Module]]:
+    """The stage's module and what it imports of pipelines/, less what changes no result."""
+    found: dict[str, list[ast.Module]] = {}
     left = [stage]
     while left:
         name = left.pop()
         if name not in found:
-            found[name] = ast.parse((ROOT / "pipelines" / f"{name}.py").read_text())
-            others = imported_pipelines(found[name]) - {
-                "params",
-                "params_file",
-                "stage",
-                "progress",
-            }
-            left += others
+            found[name] = [ast.parse(file.read_text()) for file in files_of(name)]
+            for tree in found[name]:
+                left += imported_pipelines(tree) - INFRASTRUCTURE
     return found
 
 
@@ -89,17 +93,18 @@ def section(node: ast.AST) -> str | None:
 @pytest.mark.parametrize("name", STAGES)
 def test_stage_declares_every_parameter_that_changes_its_result(name: str) -> None:
     declared = set(STAGES[name]["params"])
-    for module, tree in modules_of(name).items():
+    for module, trees in modules_of(name).items():
         if module in PARTLY_USED.get(name, set()):
             continue
-        for key in read_params(tree):
+        for key in set().union(*map(read_params, trees)):
             covered = {key, key.split(".")[0]} & (declared | WITHOUT_EFFECT)
-            assert covered, f"pipelines/{module}.py reads {key}, stage {name} does not declare it"
+            assert covered, f"pipelines/{module} reads {key}, stage {name} does not declare it"
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_stage_reads_what_it_declares(name: str) -> None:
-    read = set().union(*(read_params(tree) for tree in modules_of(name).values()))
+    trees = [tree for found in modules_of(name).values() for tree in found]
+    read = set().union(*map(read_params, trees))
     sections = {key.split(".")[0] for key in read}
     for key in STAGES[name]["params"]:
         assert key in read | sections or key.split(".")[0] in read, f"{name} never reads {key}"
@@ -114,7 +119,8 @@ def test_declared_params_exist(name: str) -> None:
 def test_code_dependencies_exist_and_hold_the_stage(name: str) -> None:
     own = [dep for dep in STAGES[name]["deps"] if dep.startswith(("segcore/", "pipelines/"))]
     for module in modules_of(name):
-        assert f"pipelines/{module}.py" in own, f"stage {name} runs pipelines/{module}.py"
+        suffix = "" if (ROOT / "pipelines" / module).is_dir() else ".py"
+        assert f"pipelines/{module}{suffix}" in own, f"stage {name} runs pipelines/{module}"
     for dep in own:
         assert (ROOT / dep).exists(), dep
 

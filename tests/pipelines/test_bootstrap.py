@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipelines.bootstrap import Comparison, Matrices, compare, decide
+from pipelines.evaluation.bootstrap import Comparison, Matrices, compare, decide
 from segcore.errors import OptionError
 from segcore.metrics import scores
 

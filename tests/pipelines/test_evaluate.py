@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import segcore
-from pipelines.adapters.registry import CHAMPION, Registry
-from pipelines.evaluation import confusions, evaluate
+from pipelines.evaluation.compare import confusions, evaluate
+from pipelines.evaluation.report import Outcome
 from pipelines.params import Params
-from pipelines.report import Outcome
+from pipelines.tracking.registry import CHAMPION, Registry
 from segcore.data.shards import open_shards, write_shards
 from segcore.errors import DataError
 from segcore.inference.predictor import Predictor

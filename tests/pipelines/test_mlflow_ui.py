@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.adapters import tracking
 from pipelines.params import Params
+from pipelines.tracking.run import open_run
 
 ROOT = Path(__file__).parents[2]
 START_LIMIT_S = 180
@@ -41,7 +41,7 @@ def runs(tmp_path: Path) -> dict[str, str]:
     )
     ids = {}
     for name, miou in MIOU.items():
-        with tracking.run("train", params, name=name) as run:
+        with open_run("train", params, name=name) as run:
             run.log_metrics({"val/miou": miou / 2}, 1)
             run.log_metrics({"val/miou": miou}, 2)
             ids[name] = run.id

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines import manifest
-from pipelines.inputs import find_inputs, read_bytes
 from pipelines.params import Params
-from pipelines.prediction import SOME_FAILED, Summary, predict
+from pipelines.prediction import manifest
+from pipelines.prediction.inputs import find_inputs, read_bytes
+from pipelines.prediction.run import SOME_FAILED, Summary, predict
 from segcore.data.shards import open_shards
 from segcore.errors import DataError, PackageError
 from segcore.package import load_package, package_digest

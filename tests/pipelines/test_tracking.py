@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.adapters import connection, registry, tracking
-from pipelines.adapters.buffer import Buffer
-from pipelines.adapters.errors import TrackingError
+from pipelines.errors import TrackingError
 from pipelines.params import Params
+from pipelines.tracking import connection, registry
+from pipelines.tracking import run as tracking
+from pipelines.tracking.buffer import Buffer
 
 pytestmark = pytest.mark.ray
 
@@ -52,7 +53,7 @@ def test_unreachable_server_is_one_quick_error(project: Params) -> None:
     start = time.monotonic()
     with (
         pytest.raises(TrackingError, match=r"sqlite:///mlflow\.db"),
-        tracking.run("train", project.override({"tracking.uri": "http://127.0.0.1:9"})),
+        tracking.open_run("train", project.override({"tracking.uri": "http://127.0.0.1:9"})),
     ):
         pytest.fail("the block must not start")
     assert time.monotonic() - start < 10
@@ -66,7 +67,7 @@ def test_database_that_is_none_is_named(project: Params, tmp_path: Path) -> None
 
 
 def test_run_holds_everything_and_ends_finished(project: Params, tmp_path: Path) -> None:
-    with tracking.run("train", project.override({"tracking.system_metrics": True})) as run:
+    with tracking.open_run("train", project.override({"tracking.system_metrics": True})) as run:
         for step in (1, 2):
             run.log_metrics({"val/miou": step / 4, "iou/Sign(a)": 0.5, "iou/none": np.nan}, step)
         run.log_image(np.zeros((4, 6, 3), np.uint8), "overlays/a.png")
@@ -91,23 +92,23 @@ def test_run_holds_everything_and_ends_finished(project: Params, tmp_path: Path)
     [(SystemExit(143), "KILLED"), (KeyboardInterrupt(), "KILLED"), (ValueError("x"), "FAILED")],
 )
 def test_run_ends_in_its_true_state(project: Params, error: BaseException, status: str) -> None:
-    with pytest.raises(type(error)), tracking.run("train", project) as run:
+    with pytest.raises(type(error)), tracking.open_run("train", project) as run:
         raise error
     assert run.connection.client.get_run(run.id).info.status == status
 
 
 def test_interrupted_run_goes_on_and_a_lost_one_starts_anew(project: Params) -> None:
-    with tracking.run("train", project) as first:
+    with tracking.open_run("train", project) as first:
         pass
-    with tracking.run("train", project, resume_id=first.id) as again:
+    with tracking.open_run("train", project, resume_id=first.id) as again:
         assert again.connection.client.get_run(first.id).info.status == "RUNNING"
-    with tracking.run("train", project, resume_id="0" * 32) as other:
+    with tracking.open_run("train", project, resume_id="0" * 32) as other:
         pass
     assert again.id == first.id != other.id
 
 
 def test_children_are_nested(project: Params) -> None:
-    with tracking.run("tune", project) as run:
+    with tracking.open_run("tune", project) as run:
         child = run.child("trial", params={"train.lr": 0.1})
         child.log_metrics({"val/miou": 0.5}, 1)
         child.close("KILLED")
@@ -117,7 +118,7 @@ def test_children_are_nested(project: Params) -> None:
 
 
 def test_replay_makes_no_point_twice(project: Params, tmp_path: Path) -> None:
-    with tracking.run("train", project) as run:
+    with tracking.open_run("train", project) as run:
         buffer = Buffer(run.connection.client, run.id, tmp_path / "buffer")
         for step in range(5):
             buffer.metrics({"a": step}, step, 1_700_000_000_000 + step)
@@ -208,9 +209,9 @@ def test_outage_loses_nothing_and_is_told(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipelines.adapters.buffer.CLOSE_S", 1.0)
+    monkeypatch.setattr("pipelines.tracking.buffer.CLOSE_S", 1.0)
     remote = project.override({"tracking.uri": f"http://127.0.0.1:{server.port}"})
-    with tracking.run("train", remote) as run:
+    with tracking.open_run("train", remote) as run:
         run.log_metrics({"a": 0.0}, 0)
         server.cut()
         start = time.monotonic()
@@ -222,7 +223,7 @@ def test_outage_loses_nothing_and_is_told(
     assert run.id in told
     assert "sent by the next stage" in told
     server.mend()
-    with tracking.run("evaluate", remote) as later:
+    with tracking.open_run("evaluate", remote) as later:
         pass
     client = later.connection.client
     history = client.get_metric_history(run.id, "a")

@@ -6,7 +6,7 @@ import pytest
 
 import segcore
 from pipelines import train
-from pipelines.adapters import registry
+from pipelines.tracking import registry
 from segcore.models import model_card
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

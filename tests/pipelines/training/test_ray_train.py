@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from pipelines import train
-from pipelines.adapters import cluster, ray_train
-from pipelines.adapters.errors import ClusterError
-from pipelines.adapters.run_state import Best, RunState
+from pipelines.cluster import session
+from pipelines.cluster import train as ray_train
+from pipelines.errors import ClusterError
 from pipelines.params import Params
+from pipelines.training.run_state import Best, RunState
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 # Batch statistics and dropout masks are a worker's own: without them two workers are one.
@@ -103,11 +104,11 @@ def test_more_workers_than_processors_are_refused_before_ray_starts(workspace) -
 def test_more_workers_than_gpus_are_refused(workspace) -> None:
     settings = workspace.write().cluster
     with pytest.raises(ClusterError, match="need 2 GPUs, 1 are there"):
-        cluster.check_room(2, settings, cluster.Resources(cpus=8, gpus=1))
+        session.check_room(2, settings, session.Resources(cpus=8, gpus=1))
 
 
 def test_lean_trainer_is_for_the_ray_that_is_installed() -> None:
-    from pipelines.adapters.ray_lean import LeanTrainer, trainer_class
+    from pipelines.cluster.lean import LeanTrainer, trainer_class
 
     assert trainer_class() is LeanTrainer
 

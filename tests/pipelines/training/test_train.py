@@ -14,9 +14,10 @@ from mlflow import MlflowClient
 
 import segcore
 from pipelines import train
-from pipelines.adapters import registry, run_state
-from pipelines.adapters.errors import ClusterError
+from pipelines.errors import ClusterError
 from pipelines.params import Params
+from pipelines.tracking import registry
+from pipelines.training import run_state
 from segcore.data.codec import encode_image, encode_mask
 from segcore.data.shards import write_shards
 from segcore.errors import DataError, OptionError, SegcoreError
@@ -176,7 +177,7 @@ def test_overlays_do_not_change_what_training_draws(workspace) -> None:
     assert all((plain[key] == drawn[key]).all() for key in plain)
 
 
-def test_adapters_are_imported_without_ray_or_mlflow() -> None:
+def test_stages_are_imported_without_ray_or_mlflow() -> None:
     heavy = "{'ray', 'mlflow', 'torch'} & {*sys.modules}"
     code = f"import sys, pipelines.train, pipelines.tune; print({heavy})"
     command = [sys.executable, "-c", code]

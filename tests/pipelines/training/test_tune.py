@@ -12,7 +12,7 @@ import yaml
 from mlflow import MlflowClient
 
 from pipelines import train, tune
-from pipelines.adapters import ray_tune
+from pipelines.cluster import tune as ray_tune
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 SPACE = {

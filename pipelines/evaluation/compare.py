@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import bootstrap, report
-from pipelines.adapters import tracking
-from pipelines.adapters.registry import CHAMPION, Registry, Version
+from pipelines.evaluation import bootstrap, report
+from pipelines.evaluation.report import Evaluation, Outcome
 from pipelines.params import EvaluateParams, Params, PromoteParams
 from pipelines.progress import progress
-from pipelines.report import Evaluation, Outcome
+from pipelines.tracking.registry import CHAMPION, Registry, Version
+from pipelines.tracking.run import Run, open_run
 from segcore.data.shards import ShardedDataset, ShardSplit, open_shards
 from segcore.errors import DataError
 from segcore.inference.predictor import Predictor, best_device
@@ -35,7 +35,7 @@ def evaluate(params: Params, *, shards: Path, package: Path, folder: Path) -> Ou
     dataset = open_shards(shards)
     rows = _labelled(dataset)
     registry = Registry(params)
-    with tracking.run("evaluate", params) as run:
+    with open_run("evaluate", params) as run:
         version = registry.ensure_registered(package)
         champion = registry.get(version.name, CHAMPION)
         settings = params.evaluate
@@ -152,7 +152,7 @@ def _decide(
 
 
 def _record(
-    run: tracking.Run, registry: Registry, outcome: Outcome, dataset: ShardedDataset, folder: Path
+    run: Run, registry: Registry, outcome: Outcome, dataset: ShardedDataset, folder: Path
 ) -> None:
     """The decision and its figures on the version and on the run."""
     tags: dict[str, Any] = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from pipelines.params_file import explain, read_yaml, unknown_key
+from pipelines.params.file import explain, read_yaml, unknown_key
 from segcore.errors import OptionError
 
 if TYPE_CHECKING:

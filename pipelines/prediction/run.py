@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pipelines import manifest
-from pipelines.adapters import cluster
-from pipelines.adapters.registry import Registry
-from pipelines.adapters.storage import absolute
-from pipelines.inputs import Input, find_inputs
-from pipelines.manifest import Row
+from pipelines.cluster import session
 from pipelines.params import Params
-from pipelines.predict_worker import MASKS, OVERLAYS, Job, Worker
+from pipelines.prediction import manifest
+from pipelines.prediction.inputs import Input, find_inputs
+from pipelines.prediction.manifest import Row
+from pipelines.prediction.worker import MASKS, OVERLAYS, Job, Worker
 from pipelines.progress import progress
+from pipelines.storage import absolute
+from pipelines.tracking.registry import Registry
 from segcore.inference.predictor import best_device
 from segcore.package import package_digest, read_spec
 
@@ -148,12 +148,12 @@ def _results(params: Params, job: Job, work: Sequence[tuple[Input, Row | None]])
         or not job.is_written(item)
         for item, known in work
     )
-    if new and (new >= params.predict.ray_min_images or cluster.address(params.cluster) != "local"):
-        from pipelines.adapters import ray_data
+    if new and (new >= params.predict.ray_min_images or session.address(params.cluster) != "local"):
+        from pipelines.cluster.data import map_batches
 
         make_worker = partial(Worker, job)
         size = job.batch_size
-        yield from ray_data.map_batches(work, make_worker, batch_size=size, cluster=params.cluster)
+        yield from map_batches(work, make_worker, batch_size=size, cluster=params.cluster)
         return
     worker = Worker(job, best_device())
     for start in range(0, len(work), job.batch_size):

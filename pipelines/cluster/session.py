@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from pipelines.adapters.errors import ClusterError
-from pipelines.adapters.storage import absolute
+from pipelines.errors import ClusterError
 from pipelines.params import ClusterParams
+from pipelines.storage import absolute
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the process of a submitted job
 OBJECT_STORE_BYTES = 200 * 2**20
@@ -57,7 +57,7 @@ def local_resources() -> Resources:
 
 
 @contextmanager
-def session(cluster: ClusterParams) -> Iterator[Resources]:
+def connect(cluster: ClusterParams) -> Iterator[Resources]:
     """Start or join Ray, and leave it however the block ends.
 
     Raises:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import segcore
-from pipelines.adapters.connection import Connection, connect
-from pipelines.adapters.errors import TrackingError
-from pipelines.adapters.storage import absolute
-from pipelines.adapters.tracking import source_tags
+from pipelines.errors import TrackingError
 from pipelines.params import Params
+from pipelines.storage import absolute
+from pipelines.tracking.connection import Connection, connect
+from pipelines.tracking.run import source_tags
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"

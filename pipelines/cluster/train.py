@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import segcore
-from pipelines.adapters import cluster
-from pipelines.adapters.errors import TrainingFailedError
-from pipelines.adapters.run_state import Best, RunState
+from pipelines.cluster import session
+from pipelines.errors import TrainingFailedError
 from pipelines.params import Params
+from pipelines.training.run_state import Best, RunState
 
 TrainWorker = Callable[[Params, Path, Path, dict[str, Any] | None], Iterator["segcore.Epoch"]]
 
@@ -57,21 +57,21 @@ def run(worker: TrainWorker, params: Params, shards: Path, *, state: RunState) -
     return state.best()
 
 
-def _plan(params: Params, stack: ExitStack) -> tuple[int, cluster.Resources]:
+def _plan(params: Params, stack: ExitStack) -> tuple[int, session.Resources]:
     """Number of workers (0: this process) and the cluster, which is entered if it is needed."""
     wanted = params.cluster.num_workers
-    resources = cluster.local_resources()
-    if cluster.address(params.cluster) == "local":
+    resources = session.local_resources()
+    if session.address(params.cluster) == "local":
         workers = resources.gpus if wanted == "auto" else wanted
         if wanted == "auto" and workers <= 1:
             return 0, resources
-        cluster.check_room(workers, params.cluster, resources)
-        return workers, stack.enter_context(cluster.session(params.cluster))
-    total = stack.enter_context(cluster.session(params.cluster))
+        session.check_room(workers, params.cluster, resources)
+        return workers, stack.enter_context(session.connect(params.cluster))
+    total = stack.enter_context(session.connect(params.cluster))
     workers = total.gpus if wanted == "auto" else wanted
     if wanted == "auto" and workers <= resources.gpus <= 1:
         return 0, resources
-    cluster.check_room(workers, params.cluster, total)
+    session.check_room(workers, params.cluster, total)
     return workers, total
 
 
@@ -79,7 +79,7 @@ def _fit(job: Job, workers: int, *, use_gpu: bool) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train import TrainingFailedError as RayError
 
-    from pipelines.adapters.ray_lean import trainer_class
+    from pipelines.cluster.lean import trainer_class
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     settings = job.params.cluster

@@ -14,7 +14,7 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
-from pipelines.adapters.storage import append_line, parse_line, read_lines, write_atomic
+from pipelines.storage import append_line, parse_line, read_lines, write_atomic
 
 RETRY_S = 5.0
 CLOSE_S = 20.0

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from ray.tune import Callback
 
-from pipelines.adapters import tracking
-from pipelines.adapters.storage import write_atomic
+from pipelines.storage import write_atomic
+from pipelines.tracking.run import Run
 
 RUNS = "runs.json"
 
@@ -27,9 +27,9 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
         metric: that trials are compared by.
     """
 
-    _parent: ClassVar[tracking.Run | None] = None
+    _parent: ClassVar[Run | None] = None
     _listeners: ClassVar[list[Callable[[], None]]] = []
-    _open: ClassVar[dict[str, tracking.Run]] = {}
+    _open: ClassVar[dict[str, Run]] = {}
 
     def __init__(self, folder: Path, parent_id: str, epochs: int, metric: str) -> None:
         self.file = folder / RUNS
@@ -38,7 +38,7 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
         self.metric = metric
 
     @contextmanager
-    def watched(self, run: tracking.Run, on_epoch: Callable[[], None]) -> Iterator[None]:
+    def watched(self, run: Run, on_epoch: Callable[[], None]) -> Iterator[None]:
         """Give the callbacks of this process their connection; close what is open at the end.
 
         A run still open then belongs to a trial that was killed with the search, or to one that
@@ -99,7 +99,7 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
             flush=True,
         )
 
-    def _run(self, trial: Any) -> tracking.Run:
+    def _run(self, trial: Any) -> Run:
         if trial.trial_id not in self._open:
             parent = self._parent
             if parent is None:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import segcore
-from pipelines.adapters.errors import TrainingFailedError
-from pipelines.adapters.storage import append_line, read_lines, write_atomic
+from pipelines.errors import TrainingFailedError
+from pipelines.storage import append_line, read_lines, write_atomic
 
 EVENTS = "events.jsonl"
 PROGRESS = "progress.json"

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipelines.inputs import Input, read_bytes
-from pipelines.manifest import Row
 from pipelines.params import CRFParams
+from pipelines.prediction.inputs import Input, read_bytes
+from pipelines.prediction.manifest import Row
 from segcore.data.atomic import disk_errors
 from segcore.errors import DataError, SegcoreError
 from segcore.inference import visualize

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.bootstrap import Comparison
+from pipelines.evaluation.bootstrap import Comparison
 
 BINS = 20
 

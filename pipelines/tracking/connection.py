@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.adapters.errors import TrackingError
-from pipelines.adapters.storage import absolute
+from pipelines.errors import TrackingError
 from pipelines.params import TrackingParams
+from pipelines.storage import absolute
 
 ANSWER_S = 8.0
 SQLITE = "sqlite:///"

@@ -5,8 +5,8 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pipelines.adapters.cluster import Resources, session
-from pipelines.adapters.errors import ClusterError
+from pipelines.cluster.session import Resources, connect
+from pipelines.errors import ClusterError
 from pipelines.params import ClusterParams
 
 
@@ -32,7 +32,7 @@ def map_batches(
     Raises:
         ClusterError: no cluster answers at the address, or an actor fails for good.
     """
-    with session(cluster) as resources:
+    with connect(cluster) as resources:
         from ray.exceptions import RayError
 
         logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -12,12 +12,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.adapters.buffer import Buffer, replay
-from pipelines.adapters.connection import SQLITE, Connection, check, connect
-from pipelines.adapters.errors import TrackingError
-from pipelines.adapters.storage import absolute, root
-from pipelines.adapters.system_metrics import SystemMetrics
+from pipelines.errors import TrackingError
 from pipelines.params import Params
+from pipelines.storage import absolute, root
+from pipelines.tracking.buffer import Buffer, replay
+from pipelines.tracking.connection import SQLITE, Connection, check, connect
+from pipelines.tracking.system_metrics import SystemMetrics
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,7 +135,7 @@ class Run:
         """
         connection, tags = self.connection, {"mlflow.parentRunId": self.id}
         child = Run(
-            lambda: (connection, open_run(connection, name, tags, resume_id)), self._buffers
+            lambda: (connection, start_or_resume(connection, name, tags, resume_id)), self._buffers
         )
         child.log_params(params)
         return child
@@ -189,7 +189,7 @@ class Run:
 
 
 @contextmanager
-def run(
+def open_run(
     stage: str, params: Params, *, name: str | None = None, resume_id: str | None = None
 ) -> Iterator[Run]:
     """Open the MLflow run of a stage and close it in its true state.
@@ -211,7 +211,9 @@ def run(
         connection = connect(params.tracking)
         for run_id, left in replay(connection.client, buffers).items():
             _say(f"{left} records of run {run_id} still cannot be delivered: {buffers / run_id}")
-        return connection, open_run(connection, name or stage, {"dvc_stage": stage}, resume_id)
+        return connection, start_or_resume(
+            connection, name or stage, {"dvc_stage": stage}, resume_id
+        )
 
     opened = Run(opening, buffers)
     if not uri.startswith(SQLITE):
@@ -234,7 +236,7 @@ def run(
         opened.close(status)
 
 
-def open_run(
+def start_or_resume(
     connection: Connection, name: str, tags: Mapping[str, str], resume_id: str | None
 ) -> str:
     """Id of the run to log to: that of `resume_id` if it is there, else of a new one.

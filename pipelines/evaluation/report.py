@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines import charts
-from pipelines.adapters.registry import Version
-from pipelines.bootstrap import Comparison, Matrices, Verdict
+from pipelines.evaluation import charts
+from pipelines.evaluation.bootstrap import Comparison, Matrices, Verdict
 from pipelines.params import PromoteParams
+from pipelines.tracking.registry import Version
 from segcore.data.atomic import write_file
 from segcore.data.shards import ShardedDataset
 from segcore.inference import visualize

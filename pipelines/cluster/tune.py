@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.adapters import cluster, tracking
-from pipelines.adapters.errors import TrainingFailedError
-from pipelines.adapters.ray_train import TrainWorker
+from pipelines.cluster import session
+from pipelines.cluster.train import TrainWorker
+from pipelines.errors import TrainingFailedError
 from pipelines.params import Params
+from pipelines.tracking.run import Run
 from segcore.errors import OptionError
 
 EXPERIMENT = "search"
@@ -51,7 +52,7 @@ def search(
     shards: Path,
     *,
     folder: Path,
-    run: tracking.Run,
+    run: Run,
     on_epoch: Callable[[], None],
 ) -> Search:
     """Run, or go on with, the search that `params.tune` describes.
@@ -70,8 +71,8 @@ def search(
     """
     settings = params.tune
     metric = f"val/{settings.metric}"
-    with cluster.session(params.cluster) as resources:
-        from pipelines.adapters.trials import Trials  # imports Ray, which must find its settings
+    with session.connect(params.cluster) as resources:
+        from pipelines.cluster.trials import Trials  # imports Ray, which must find its settings
 
         job = TrialJob(worker, params, shards, folder, metric)
         trials = Trials(folder, run.id, settings.epochs, metric)
@@ -118,10 +119,10 @@ def _space(params: Params) -> dict[str, Any]:
     return {key: makers[entry.kind](entry) for key, entry in params.tune.space.items()}
 
 
-def _share(params: Params, resources: cluster.Resources) -> dict[str, float]:
+def _share(params: Params, resources: session.Resources) -> dict[str, float]:
     """Resources of one trial: an equal share of what is there."""
     concurrent = params.tune.concurrent
-    cluster.check_trials(concurrent, resources)
+    session.check_trials(concurrent, resources)
     return {"CPU": resources.cpus // concurrent, "GPU": min(1.0, resources.gpus / concurrent)}
 
 

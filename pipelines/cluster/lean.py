@@ -27,7 +27,7 @@ class LeanTrainer(TorchTrainer):  # type: ignore[misc,unused-ignore]
         return [entry for entry in callbacks if type(entry).__name__ not in DROPPED]
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
-        from pipelines.adapters.ray_scaling import FixedGroup
+        from pipelines.cluster.scaling import FixedGroup
 
         options["scaling_policy"] = FixedGroup(scaling_config=self.scaling_config)
         return super()._initialize_and_run_controller(**options)

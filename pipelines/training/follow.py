@@ -9,7 +9,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-from pipelines.adapters.run_state import PROGRESS, RunState
+from pipelines.training.run_state import PROGRESS, RunState
 
 POLL_S = 0.2
 Event = dict[str, Any]

@@ -1,0 +1,1 @@
+"""Ray: sessions, training, search, data. The only importer of ray."""

@@ -1,0 +1,25 @@
+"""params.yaml: its schema and its only reader."""
+
+from pipelines.params.schema import (
+    AugmentParams,
+    ClusterParams,
+    CRFParams,
+    EvaluateParams,
+    Params,
+    PredictParams,
+    PromoteParams,
+    Section,
+    TrackingParams,
+)
+
+__all__ = [
+    "AugmentParams",
+    "CRFParams",
+    "ClusterParams",
+    "EvaluateParams",
+    "Params",
+    "PredictParams",
+    "PromoteParams",
+    "Section",
+    "TrackingParams",
+]

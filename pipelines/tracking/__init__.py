@@ -1,0 +1,1 @@
+"""MLflow: runs, their buffer, the registry. The only importer of mlflow."""
