@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segcore.data.by_class import ByClass, ClassPoints, create_by_class
 from segcore.data.cache import open_rows
 from segcore.data.order import Plan, ShuffledPlan, check_counts, ordered_plan
 from segcore.data.rows import CachedRows, DecodedRows, Layout, Rows, Split
-from segcore.data.shard_format import ROW_GROUP
+from segcore.data.shard_format import ROW_GROUP, PixelCounts
 from segcore.data.transforms import Augmentation
 from segcore.errors import DataError, OptionError
 
@@ -43,7 +44,10 @@ class Dataset(Protocol):
     def mean(self) -> tuple[float, ...]: ...
     @property
     def digest(self) -> str: ...
+    @property
+    def pixel_counts(self) -> PixelCounts: ...
     def split(self, name: str) -> Split: ...
+    def class_points(self) -> ClassPoints: ...
 
 
 class Loader:
@@ -54,6 +58,7 @@ class Loader:
         plan: which rows make up which batch.
         ids: name of each row.
         augmentation: what is done to each image and its label map; None for nothing.
+        by_class: draws the share of the samples that is drawn by class; None for none.
         seed: of the augmentation.
         workers: threads that prepare batches ahead; 0 prepares each when it is asked for.
     """
@@ -65,6 +70,7 @@ class Loader:
         *,
         ids: Sequence[str],
         augmentation: Augmentation | None = None,
+        by_class: ByClass | None = None,
         seed: int = 0,
         workers: int = 0,
     ) -> None:
@@ -72,6 +78,7 @@ class Loader:
         self.plan = plan
         self.ids = ids
         self.augmentation = augmentation
+        self.by_class = by_class
         self.seed = seed
         self.workers = workers
 
@@ -95,7 +102,7 @@ class Loader:
         rows = self.plan.epoch(number)
         steps = range(start, len(self))
         if self.workers == 0:
-            return (self._batch(rows(step), number) for step in steps)
+            return (self._batch(rows(step), number, step) for step in steps)
         return self._ahead(rows, number, steps)
 
     def _ahead(self, rows: Callable[[int], Rows], number: int, steps: range) -> Iterator[Batch]:
@@ -104,7 +111,7 @@ class Loader:
         pending: deque[Future[Batch]] = deque()
         try:
             for step in steps:
-                pending.append(pool.submit(self._batch, rows(step), number))
+                pending.append(pool.submit(self._batch, rows(step), number, step))
                 if len(pending) > self.workers + 1:
                     yield pending.popleft().result()
             while pending:
@@ -112,26 +119,37 @@ class Loader:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _batch(self, rows: Rows, epoch: int) -> Batch:
-        images, masks = self._pixels(rows, epoch)
+    def _batch(self, rows: Rows, epoch: int, step: int) -> Batch:
+        if self.augmentation is None:
+            images, masks = self.rows.gather(rows)
+        else:
+            rows, images, masks = self._augmented(self.augmentation, rows, epoch, step)
         return {
             "image": images,
             "target": masks.long(),
             "id": [self.ids[int(row)] for row in rows],
         }
 
-    def _pixels(self, rows: Rows, epoch: int) -> tuple[Tensor, Tensor]:
-        if self.augmentation is None:
-            return self.rows.gather(rows)
+    def _augmented(
+        self, augmentation: Augmentation, rows: Rows, epoch: int, step: int
+    ) -> tuple[Rows, Tensor, Tensor]:
+        """Samples changed by draws that depend on seed, epoch and place in the epoch alone."""
+        first = self.plan.place(step)
+        draws = [
+            np.random.default_rng(np.random.SeedSequence([PIXEL_STREAM, self.seed, epoch, place]))
+            for place in range(first, first + len(rows))
+        ]
+        over: list[tuple[int, int] | None] = [None] * len(rows)
+        if self.by_class is not None:
+            drawn = [self.by_class(int(row), rng) for row, rng in zip(rows, draws, strict=True)]
+            rows, over = np.array([row for row, _ in drawn]), [point for _, point in drawn]
         self.rows.prepare(rows)
-        pairs = [self._augmented(self.augmentation, int(row), epoch) for row in rows]
+        pairs = [
+            augmentation(*self.rows.read(int(row)), rng=rng, over=point)
+            for row, rng, point in zip(rows, draws, over, strict=True)
+        ]
         images, masks = zip(*pairs, strict=True)
-        return torch.stack(images), torch.stack(masks)
-
-    def _augmented(self, augmentation: Augmentation, row: int, epoch: int) -> tuple[Tensor, Tensor]:
-        """One row, changed by draws that depend on seed, epoch and row alone."""
-        entropy = np.random.SeedSequence([PIXEL_STREAM, self.seed, epoch, row])
-        return augmentation(*self.rows.read(row), rng=np.random.default_rng(entropy))
+        return rows, torch.stack(images), torch.stack(masks)
 
 
 def create_loaders(
@@ -146,6 +164,7 @@ def create_loaders(
     rank: int = 0,
     world_size: int = 1,
     val_batch_size: int | None = None,
+    epoch_steps: int | None = None,
 ) -> tuple[Loader, Loader]:
     """Loaders of the splits train (shuffled, augmented) and val (in order, as stored).
 
@@ -160,6 +179,7 @@ def create_loaders(
         rank: this process, in 0..world_size-1.
         world_size: number of processes.
         val_batch_size: images of a validation batch over all ranks; `batch_size` if None.
+        epoch_steps: batches of a training epoch; None for one pass over the images.
 
     Raises:
         OptionError: a count or option is out of range.
@@ -190,7 +210,7 @@ def create_loaders(
         )
         for name, split in (("train", train), ("val", val))
     }
-    shuffled = ShuffledPlan(len(train), batch_size, seed, **ranks)
+    shuffled = ShuffledPlan(len(train), batch_size, seed, **ranks, epoch_steps=epoch_steps)
     ordered = ordered_plan(val.sizes, -(-val_batch_size // world_size), **ranks)
     return (
         Loader(
@@ -198,6 +218,7 @@ def create_loaders(
             shuffled,
             ids=train.ids,
             augmentation=augmentation if augmentation.enabled else None,
+            by_class=create_by_class(dataset, augmentation.class_crops),
             seed=seed,
             workers=workers,
         ),

@@ -27,12 +27,16 @@ class Plan(Protocol):
     def epoch(self, number: int) -> Callable[[int], Rows]:
         """Map from step to rows, for one epoch."""
 
+    def place(self, step: int) -> int:
+        """Number in its epoch, over all ranks, of the first row of this rank's batch."""
+
 
 @dataclass(frozen=True)
 class ShuffledPlan:
     """Every epoch a new permutation, cut into global batches; the incomplete last one is dropped.
 
-    A split with fewer rows than a batch makes one batch in which rows repeat.
+    A split with fewer rows than a batch makes one batch in which rows repeat. Epochs of a given
+    number of steps go on in the stream of permutations where the one before ended.
 
     Args:
         size: rows of the split.
@@ -40,6 +44,7 @@ class ShuffledPlan:
         seed: at least 0.
         rank: in 0..world_size-1.
         world_size: number of ranks.
+        epoch_steps: batches of an epoch; None for one pass over the rows.
     """
 
     size: int
@@ -47,22 +52,37 @@ class ShuffledPlan:
     seed: int
     rank: int
     world_size: int
+    epoch_steps: int | None = None
 
     @property
     def steps(self) -> int:
-        return max(1, self.size // self.batch_size)
+        return self.epoch_steps or max(1, self.size // self.batch_size)
 
     def epoch(self, number: int) -> Callable[[int], Rows]:
-        order = permutation(self.size, self.seed, number)
-        if self.size < self.batch_size:
+        order = self._stream(number) if self.epoch_steps else permutation(*self._key(number))
+        if len(order) < self.batch_size:
             order = np.resize(order, self.batch_size)
         local = self.batch_size // self.world_size
 
         def rows(step: int) -> Rows:
-            start = step * self.batch_size + self.rank * local
+            start = self.place(step)
             return order[start : start + local]
 
         return rows
+
+    def place(self, step: int) -> int:
+        return step * self.batch_size + self.rank * (self.batch_size // self.world_size)
+
+    def _key(self, number: int) -> tuple[int, int, int]:
+        return self.size, self.seed, number
+
+    def _stream(self, number: int) -> Rows:
+        """Rows of an epoch of `epoch_steps`, cut from permutation after permutation."""
+        length = self.steps * self.batch_size
+        first, start = divmod(number * length, self.size)
+        last = (number * length + length - 1) // self.size
+        passes = [permutation(*self._key(k)) for k in range(first, last + 1)]
+        return np.concatenate(passes)[start : start + length]
 
 
 @dataclass(frozen=True)
@@ -81,6 +101,9 @@ class OrderedPlan:
 
     def epoch(self, number: int) -> Callable[[int], Rows]:
         return self.batches.__getitem__
+
+    def place(self, step: int) -> int:
+        return sum(len(batch) for batch in self.batches[:step])
 
 
 def permutation(size: int, seed: int, epoch: int) -> Rows:

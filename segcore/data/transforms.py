@@ -5,14 +5,15 @@ generator has the same pixels. The functional operators dispatch on the type of 
 boxes or instance masks join by being put beside image and mask in `Augmentation.apply`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from segcore.data.geometry import Box, displacement, resized, window
 from segcore.errors import OptionError, unknown_name
 
 MAX_UINT8 = 255
@@ -26,15 +27,19 @@ class Augmentation:
     Args:
         ignore_index: label of pixels that come from outside the image.
         mean: of each channel in 0..1, the colour of such pixels.
-        rotate_deg: rotation about the centre by up to this many degrees either way.
-        elastic_alpha: strength of the elastic deformation: uniform noise in -1..1 per pixel,
-            smoothed by a Gaussian, times this, is the displacement in pixels (Simard et al. 2003).
-        elastic_sigma: standard deviation of that Gaussian in pixels; greater is smoother.
         scale: (smallest, largest) factor by which the image is enlarged.
         crop: (height, width) of the result, cut at random from the enlarged image; None for the
             image's own. What lies outside is filled.
+        class_crops: share of the samples, in 0..1, that the loader draws by class: the crop then
+            lies over a pixel of that class.
         translate_px: shift of what is cut by up to this many pixels of the source, each way.
+        rotate_deg: rotation about the centre of what is cut by up to this many degrees either way.
+        elastic_alpha: strength of the elastic deformation: uniform noise in -1..1 per pixel,
+            smoothed by a Gaussian, times this, is the displacement in pixels (Simard et al. 2003).
+        elastic_sigma: standard deviation of that Gaussian in pixels; greater is smoother.
         hflip: probability of swapping left and right.
+        vflip: probability of swapping top and bottom.
+        rot90: probability of a turn by 90 or 270 degrees; only of square results.
         color: strength in 0..1: brightness, contrast and saturation are each multiplied by a
             factor in 1-color..1+color. Hue stays (its conversion costs ten times the others).
             Images that are not RGB change in brightness alone.
@@ -43,7 +48,10 @@ class Augmentation:
     ignore_index: int
     mean: tuple[float, ...]
     crop: tuple[int, int] | None = None
+    class_crops: float = 0.0
     hflip: float = 0.0
+    vflip: float = 0.0
+    rot90: float = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
     translate_px: int = 0
     rotate_deg: float = 0.0
@@ -56,11 +64,13 @@ class Augmentation:
         crop_sides = self.crop or (1, 1)
         for name, value, allowed, fits in (
             ("crop", self.crop, "two sizes of at least 1", min(crop_sides) >= 1),
-            ("hflip", self.hflip, "in 0..1", 0 <= self.hflip <= 1),
+            *(
+                (name, getattr(self, name), "in 0..1", 0 <= getattr(self, name) <= 1)
+                for name in ("class_crops", "hflip", "vflip", "rot90", "color")
+            ),
             ("scale", self.scale, "0 < smallest <= largest", 0 < low <= high),
             ("translate_px", self.translate_px, "at least 0", self.translate_px >= 0),
             ("rotate_deg", self.rotate_deg, "in 0..180", 0 <= self.rotate_deg <= 180),
-            ("color", self.color, "in 0..1", 0 <= self.color <= 1),
             ("elastic_alpha", self.elastic_alpha, "at least 0", self.elastic_alpha >= 0),
             ("elastic_sigma", self.elastic_sigma, "above 0", self.elastic_sigma > 0),
         ):
@@ -93,7 +103,12 @@ class Augmentation:
         return replace(self, elastic_sigma=nothing.elastic_sigma) != nothing
 
     def __call__(
-        self, image: Tensor, mask: Tensor, *, rng: np.random.Generator
+        self,
+        image: Tensor,
+        mask: Tensor,
+        *,
+        rng: np.random.Generator,
+        over: tuple[int, int] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Change one sample; what is given stays as it is.
 
@@ -101,6 +116,7 @@ class Augmentation:
             image: uint8 [C, H, W].
             mask: integer [H, W].
             rng: source of every draw.
+            over: (y, x) of a pixel of the source over which the crop is to lie.
 
         Returns:
             image uint8 [C, h, w] and mask [h, w], (h, w) being `crop`, or (H, W) without.
@@ -110,11 +126,17 @@ class Augmentation:
         if not 0 <= self.ignore_index <= MAX_UINT8:
             mask = mask.int()
         items = [tv_tensors.Image(image), tv_tensors.Mask(mask)]
-        new_image, new_mask = self.apply(items, (image.shape[-2], image.shape[-1]), rng)
+        size = (image.shape[-2], image.shape[-1])
+        new_image, new_mask = self.apply(items, size, rng, over=over)
         return new_image.as_subclass(Tensor), new_mask.as_subclass(Tensor)
 
     def apply(
-        self, items: list[Tensor], size: tuple[int, int], rng: np.random.Generator
+        self,
+        items: list[Tensor],
+        size: tuple[int, int],
+        rng: np.random.Generator,
+        *,
+        over: tuple[int, int] | None = None,
     ) -> list[Tensor]:
         """Change tv_tensors of one sample alike, each as its type asks for.
 
@@ -122,57 +144,63 @@ class Augmentation:
             items: tv_tensors over the same (height, width).
             size: that (height, width).
             rng: source of every draw.
+            over: (y, x) of a pixel of the source over which the crop is to lie.
         """
         from torchvision.transforms.v2 import functional as ops
 
-        if self.rotate_deg > 0:
-            angle = rng.uniform(-self.rotate_deg, self.rotate_deg)
-            items = [
-                ops.affine(item, angle, [0, 0], 1.0, [0.0, 0.0], "bilinear", fill=self._fill(item))
-                for item in items
-            ]
+        out = self.crop or size
+        items = self._cut(items, self._window(size, rng, over), rng)
+        if tuple(items[0].shape[-2:]) != tuple(out):
+            items = [resized(item, out) for item in items]
         if self.elastic_alpha > 0:
-            shift = displacement(size, alpha=self.elastic_alpha, sigma=self.elastic_sigma, rng=rng)
+            shift = displacement(out, alpha=self.elastic_alpha, sigma=self.elastic_sigma, rng=rng)
             items = [ops.elastic(item, shift, fill=self._fill(item)) for item in items]
-        items = self._cut(items, size, rng)
         if self.hflip > 0 and rng.random() < self.hflip:
             items = [ops.horizontal_flip(item) for item in items]
+        if self.vflip > 0 and rng.random() < self.vflip:
+            items = [ops.vertical_flip(item) for item in items]
+        if self.rot90 > 0 and out[0] == out[1] and rng.random() < self.rot90:
+            angle = 90 if rng.random() < 0.5 else 270
+            items = [ops.rotate(item, angle) for item in items]
         if self.color > 0:
             items = self._recolor(items, rng)
         return items
 
-    def _cut(
-        self, items: list[Tensor], size: tuple[int, int], rng: np.random.Generator
-    ) -> list[Tensor]:
-        """Enlarge, shift and crop in one step: take a window of the source, resize it."""
+    def _window(
+        self, size: tuple[int, int], rng: np.random.Generator, over: tuple[int, int] | None
+    ) -> Box:
+        """What is enlarged, shifted and cropped in one step: (top, left, height, width)."""
         out = self.crop or size
         factor = rng.uniform(*self.scale) if self.scale[0] < self.scale[1] else self.scale[0]
         height, width = (max(1, round(side / factor)) for side in out)
-        slack = [side - taken for side, taken in zip(size, (height, width), strict=True)]
-        top, left = (int(rng.integers(min(0, free), max(0, free) + 1)) for free in slack)
+        corner = []
+        for axis, (side, taken) in enumerate(zip(size, (height, width), strict=True)):
+            low, high = min(0, side - taken), max(0, side - taken)
+            if over is not None:
+                low, high = max(low, over[axis] - taken + 1), min(high, over[axis])
+            corner.append(int(rng.integers(low, high + 1)))
         if self.translate_px > 0:
             reach = self.translate_px
-            top += int(rng.integers(-reach, reach + 1))
-            left += int(rng.integers(-reach, reach + 1))
-        if (top, left, height, width) != (0, 0, *size):
-            items = [self._window(item, size, (top, left, height, width)) for item in items]
-        if (height, width) != out:
-            items = [_resized(item, out) for item in items]
-        return items
+            corner = [start + int(rng.integers(-reach, reach + 1)) for start in corner]
+        return corner[0], corner[1], height, width
 
-    def _window(
-        self, item: Tensor, size: tuple[int, int], box: tuple[int, int, int, int]
-    ) -> Tensor:
-        """Cut (top, left, height, width) out of an item; what is outside of it is filled."""
+    def _cut(self, items: list[Tensor], box: Box, rng: np.random.Generator) -> list[Tensor]:
+        """Take a window of the source, turned about its centre; what is outside is filled."""
         from torchvision.transforms.v2 import functional as ops
 
+        if self.rotate_deg == 0:
+            return [window(item, box, self._fill(item)) for item in items]
+        angle = rng.uniform(-self.rotate_deg, self.rotate_deg)
         top, left, height, width = box
-        right, bottom = left + width - size[1], top + height - size[0]
-        padding = [max(0, side) for side in (-left, -top, right, bottom)]
-        if any(padding):
-            item = ops.pad(item, padding, fill=self._fill(item))
-        cut: Tensor = ops.crop(item, max(0, top), max(0, left), height, width)
-        return cut
+        margin = math.ceil((math.hypot(height, width) - min(height, width)) / 2)
+        wide = (top - margin, left - margin, height + 2 * margin, width + 2 * margin)
+        turned = []
+        for item in items:
+            fill = self._fill(item)
+            item = window(item, wide, fill)
+            item = ops.affine(item, angle, [0, 0], 1.0, [0.0, 0.0], "bilinear", fill=fill)
+            turned.append(ops.crop(item, margin, margin, height, width))
+        return turned
 
     def _recolor(self, items: list[Tensor], rng: np.random.Generator) -> list[Tensor]:
         from torchvision import tv_tensors
@@ -201,47 +229,6 @@ class Augmentation:
         if isinstance(item, tv_tensors.Image):
             return [float(round(value * MAX_UINT8)) for value in self.mean]
         return self.ignore_index
-
-
-def _resized(item: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize as the type asks for; the operator's own way for masks lies half a pixel off."""
-    from torchvision import tv_tensors
-    from torchvision.transforms.v2 import InterpolationMode
-    from torchvision.transforms.v2 import functional as ops
-
-    resized: Tensor
-    if isinstance(item, tv_tensors.Mask):
-        planes = item.as_subclass(Tensor)
-        planes = planes[None] if item.ndim == 2 else planes
-        planes = ops.resize_image(planes, list(size), InterpolationMode.NEAREST_EXACT)
-        resized = tv_tensors.Mask(planes[0] if item.ndim == 2 else planes)
-    else:
-        resized = ops.resize(item, list(size))
-    return resized
-
-
-def displacement(
-    size: tuple[int, int], *, alpha: float, sigma: float, rng: np.random.Generator
-) -> Tensor:
-    """Smooth random field that says where each pixel of the result comes from.
-
-    Args:
-        size: (height, width).
-        alpha: factor of the smoothed noise, in pixels.
-        sigma: of the smoothing, in pixels.
-        rng: source of the noise.
-
-    Returns:
-        float32 [1, H, W, 2], (x, y) offsets in units in which the image spans -1..1.
-
-    Reference: Simard, Steinkraus, Platt 2003, "Best practices for convolutional neural networks".
-    """
-    from scipy.ndimage import gaussian_filter
-
-    noise = rng.uniform(-1.0, 1.0, (2, *size)).astype(np.float32)
-    offsets = [alpha * gaussian_filter(plane, sigma, mode="constant") for plane in noise]
-    units = [offset * 2 / side for offset, side in zip(offsets, size[::-1], strict=True)]
-    return torch.from_numpy(np.stack(units, axis=-1)[None])
 
 
 def _pair(name: str, value: Any) -> tuple[Any, Any]:

@@ -56,6 +56,9 @@ def test_nothing_is_enabled_by_default() -> None:
         {"rotate_deg": 1.0},
         {"elastic_alpha": 1.0},
         {"translate_px": 1},
+        {"vflip": 0.1},
+        {"rot90": 0.1},
+        {"class_crops": 0.1},
     ):
         assert build(**options).enabled
 
@@ -152,6 +155,35 @@ def test_crop_beyond_the_image_is_filled() -> None:
     assert torch.equal(image[:, mask == IGNORE].unique(dim=1), FILL[:, None].byte())
 
 
+def test_vertical_flip_and_quarter_turns_are_exact() -> None:
+    image, mask = sample((8, 8))
+    flipped, labels = run(build(vflip=1.0), (image, mask))
+    assert torch.equal(flipped, image.flip(-2))
+    assert torch.equal(labels, mask.flip(-2))
+    turns = {run(build(rot90=1.0), (image, mask), s)[1].numpy().tobytes() for s in range(20)}
+    assert turns == {torch.rot90(mask, k).contiguous().numpy().tobytes() for k in (1, 3)}
+    oblong = sample((8, 12))
+    assert torch.equal(run(build(rot90=1.0), oblong)[1], oblong[1])
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    crop=st.tuples(st.integers(1, 50), st.integers(1, 50)),
+    scale=st.sampled_from([(1.0, 1.0), (0.5, 2.0)]),
+)
+@settings(max_examples=80, deadline=None)
+def test_a_crop_lies_over_the_pixel_that_it_is_asked_for(
+    seed: int, size: tuple[int, int], crop: tuple[int, int], scale: tuple[float, float]
+) -> None:
+    rng = np.random.default_rng(seed)
+    over = (int(rng.integers(size[0])), int(rng.integers(size[1])))
+    augmentation = build(crop=crop, scale=scale)
+    top, left, height, width = augmentation._window(size, rng, over)
+    assert top <= over[0] < top + height
+    assert left <= over[1] < left + width
+
+
 def test_scale_enlarges() -> None:
     image, mask = smooth_sample()
     twice, labels = run(build(scale=[2.0, 2.0], crop=[128, 160]), (image, mask))
@@ -232,7 +264,7 @@ def test_displacement_follows_its_formula() -> None:
         ({"color": -0.1}, r"color is -0\.1"),
         ({"elastic_sigma": 0.0}, "above 0"),
         ({"elastic_alpha": -1.0}, "at least 0"),
-        ({"flip": 0.5}, "unknown option 'flip'; did you mean 'hflip'"),
+        ({"rotate": 0.5}, "unknown option 'rotate'; did you mean 'rotate_deg'"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:

@@ -1,0 +1,72 @@
+"""Windows, sizes and deformations of images and label maps, each as its tv_tensor type asks for."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Box = tuple[int, int, int, int]
+
+
+def window(item: Tensor, box: Box, fill: float | list[float]) -> Tensor:
+    """Cut (top, left, height, width) out of an item; what is outside of it is filled.
+
+    The rest of a large picture is not touched.
+    """
+    from torchvision import tv_tensors
+
+    top, left, height, width = box
+    rows = slice(max(0, top), max(0, top, min(item.shape[-2], top + height)))
+    columns = slice(max(0, left), max(0, left, min(item.shape[-1], left + width)))
+    part = item.as_subclass(Tensor)[..., rows, columns]
+    if part.shape[-2:] != (height, width):
+        inside, part = part, part.new_empty(*item.shape[:-2], height, width)
+        part[:] = torch.tensor(fill, dtype=part.dtype).view(-1, 1, 1) if _many(fill) else fill
+        down, right = rows.start - top, columns.start - left
+        part[..., down : down + inside.shape[-2], right : right + inside.shape[-1]] = inside
+    cut: Tensor = tv_tensors.wrap(part, like=item)
+    return cut
+
+
+def _many(fill: float | list[float]) -> bool:
+    return isinstance(fill, list)
+
+
+def resized(item: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize as the type asks for; the operator's own way for masks lies half a pixel off."""
+    from torchvision import tv_tensors
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as ops
+
+    done: Tensor
+    if isinstance(item, tv_tensors.Mask):
+        planes = item.as_subclass(Tensor)
+        planes = planes[None] if item.ndim == 2 else planes
+        planes = ops.resize_image(planes, list(size), InterpolationMode.NEAREST_EXACT)
+        done = tv_tensors.Mask(planes[0] if item.ndim == 2 else planes)
+    else:
+        done = ops.resize(item, list(size))
+    return done
+
+
+def displacement(
+    size: tuple[int, int], *, alpha: float, sigma: float, rng: np.random.Generator
+) -> Tensor:
+    """Smooth random field that says where each pixel of the result comes from.
+
+    Args:
+        size: (height, width).
+        alpha: factor of the smoothed noise, in pixels.
+        sigma: of the smoothing, in pixels.
+        rng: source of the noise.
+
+    Returns:
+        float32 [1, H, W, 2], (x, y) offsets in units in which the image spans -1..1.
+
+    Reference: Simard, Steinkraus, Platt 2003, "Best practices for convolutional neural networks".
+    """
+    from scipy.ndimage import gaussian_filter
+
+    noise = rng.uniform(-1.0, 1.0, (2, *size)).astype(np.float32)
+    offsets = [alpha * gaussian_filter(plane, sigma, mode="constant") for plane in noise]
+    units = [offset * 2 / side for offset, side in zip(offsets, size[::-1], strict=True)]
+    return torch.from_numpy(np.stack(units, axis=-1)[None])
