@@ -32,7 +32,7 @@ $(READY): requirements.lock pyproject.toml
 
 repro: $(READY)
 	@dvc repro
-	@printf '\n%s\n' "Where to look next:" \
+	@printf '%s\n' "" "Where to look next:" \
 		"  report       outputs/report/index.html" \
 		"  predictions  outputs/predictions/overlays" \
 		"  every run    make ui" \
