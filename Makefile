@@ -32,7 +32,7 @@ $(READY): requirements.lock pyproject.toml
 
 repro: $(READY)
 	@dvc repro
-	@printf '\n%s\n' "Where to look next:" \
+	@printf '%s\n' "" "Where to look next:" \
 		"  report       outputs/report/index.html" \
 		"  predictions  outputs/predictions/overlays" \
 		"  every run    make ui" \
@@ -58,8 +58,10 @@ format: $(READY)
 type: $(READY)
 	mypy
 
+# MLflow's pages start on language models in a new browser; this address does not.
 ui: $(READY)
-	mlflow ui --backend-store-uri sqlite:///mlflow.db
+	@printf '%s\n' "training runs: http://127.0.0.1:5000/#/experiments/1?workflowType=machine_learning"
+	@mlflow ui --backend-store-uri sqlite:///mlflow.db
 
 lock: $(READY)
 	printf 'torch==2.14.1\ntorchvision==0.29.1\n' > $(VENV)/pins.txt

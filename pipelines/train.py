@@ -11,7 +11,7 @@ from pipelines.cluster import train as ray_train
 from pipelines.errors import TrackingError
 from pipelines.params import Params
 from pipelines.params.file import read_yaml
-from pipelines.tracking import registry
+from pipelines.tracking import names, registry
 from pipelines.tracking.run import Run, open_run
 from pipelines.training.follow import Event, Follower
 from pipelines.training.gradients import write_gradients
@@ -246,7 +246,8 @@ def main() -> None:
                 for file in sorted((folder / kind).glob(f"{artifact_stem(event['epoch'])}.*")):
                     run.log_artifact(file, kind)
 
-    with open_run("train", params, resume_id=state.recall().get("run_id")) as run:
+    name, resume_id = names.train_name(params), state.recall().get("run_id")
+    with open_run("train", params, name=name, resume_id=resume_id) as run:
         run.when_open(lambda run_id: state.remember({"run_id": run_id}))
         run.log_dataset(dataset.name, dataset.digest, path=shards, rows=len(dataset.split("train")))
         run.set_tags({"run_digest": digest, **{f"tuned.{k}": v for k, v in overrides.items()}})

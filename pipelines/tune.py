@@ -9,6 +9,7 @@ from pipelines import stage, storage, train
 from pipelines.cluster import tune as ray_tune
 from pipelines.params import Params
 from pipelines.progress import progress
+from pipelines.tracking.names import tune_name
 from pipelines.tracking.run import open_run
 from pipelines.training.run_state import RunState
 from segcore.errors import OptionError
@@ -65,7 +66,8 @@ def main() -> None:
     inputs = {**params.pick(IDENTITY), "shards": dataset.digest}
     folder = storage.run_folder(params.cluster.storage, "tune", storage.run_digest("tune", inputs))
     state = RunState(folder, metric=settings.metric, mode=settings.mode)
-    with open_run("tune", params, resume_id=state.recall().get("run_id")) as run:
+    resume_id = state.recall().get("run_id")
+    with open_run("tune", params, name=tune_name(params), resume_id=resume_id) as run:
         run.when_open(lambda run_id: state.remember({"run_id": run_id}))
         run.log_dataset(dataset.name, dataset.digest, path=shards, rows=len(dataset.split("train")))
         with progress("tune", settings.trials * settings.epochs, unit="epochs") as advance:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from ray.tune import Callback
 
 from pipelines.storage import write_atomic
+from pipelines.tracking.names import trial_name
 from pipelines.tracking.run import Run
 
 RUNS = "runs.json"
@@ -93,9 +94,10 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
         self._open.pop(trial.trial_id, None)
         last = trial.last_result or {}
         value = last.get(self.metric, float("nan"))
+        name = trial_name(_values(trial.config))
         print(
-            f"trial {trial.trial_id} {_text(trial.config)}: {outcome} after {last.get('epoch', 0)} "
-            f"epochs, {self.metric} {value:.4f}",
+            f"trial {trial.trial_id} {name}: {outcome} after {last.get('epoch', 0)} epochs, "
+            f"{self.metric} {value:.4f}",
             flush=True,
         )
 
@@ -105,9 +107,11 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
             if parent is None:
                 raise RuntimeError("Trials is used outside of `watched`")
             known = json.loads(self.file.read_text()) if self.file.is_file() else {}
+            values = _values(trial.config)
             child = parent.child(
-                trial.trial_id, resume_id=known.get(trial.trial_id), params=_values(trial.config)
+                trial_name(values), resume_id=known.get(trial.trial_id), params=values
             )
+            child.set_tags({"trial": trial.trial_id})
             self._open[trial.trial_id] = child
             self.file.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self.file, json.dumps({**known, trial.trial_id: child.id}).encode())
@@ -116,8 +120,3 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
 
 def _values(config: dict[str, Any]) -> dict[str, Any]:
     return {k: json.loads(v) if isinstance(v, str) else v for k, v in config.items()}
-
-
-def _text(config: dict[str, Any]) -> str:
-    values = _values(config).items()
-    return " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in values)

@@ -11,6 +11,7 @@ from pipelines.evaluation import bootstrap, report
 from pipelines.evaluation.report import Evaluation, Outcome
 from pipelines.params import EvaluateParams, Params, PromoteParams
 from pipelines.progress import progress
+from pipelines.tracking.names import evaluate_name
 from pipelines.tracking.registry import CHAMPION, Registry, Version
 from pipelines.tracking.run import Run, open_run
 from segcore.data.shards import ShardedDataset, ShardSplit, open_shards
@@ -37,6 +38,7 @@ def evaluate(params: Params, *, shards: Path, package: Path, folder: Path) -> Ou
     registry = Registry(params)
     with open_run("evaluate", params) as run:
         version = registry.ensure_registered(package)
+        run.rename(evaluate_name(read_spec(package).architecture, version.version))
         champion = registry.get(version.name, CHAMPION)
         settings = params.evaluate
         candidate = _score(registry, version, dataset, rows, settings)

@@ -14,6 +14,8 @@ from pipelines.storage import absolute
 
 ANSWER_S = 8.0
 SQLITE = "sqlite:///"
+# What MLflow's pages open an experiment by; unset, they may take it for one of language models.
+KIND, TRAINING = "mlflow.experimentKind", "custom_model_development"
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,15 @@ def _experiment(client: Any, uri: str, name: str) -> str:
         place = None
         if uri.startswith(SQLITE):
             place = (Path(uri.removeprefix(SQLITE)).parent / "mlruns" / name).as_uri()
-        return str(client.create_experiment(name, artifact_location=place))
+        tags = {KIND: TRAINING}
+        return str(client.create_experiment(name, artifact_location=place, tags=tags))
     if found.lifecycle_stage != "active":
         raise TrackingError(
             f"experiment {name!r} was deleted in MLflow: `mlflow experiments restore -x "
             f"{found.experiment_id}`, or set tracking.experiment to another name"
         )
+    if KIND not in found.tags:
+        client.set_experiment_tag(found.experiment_id, KIND, TRAINING)
     return str(found.experiment_id)
 
 

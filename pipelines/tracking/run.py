@@ -119,6 +119,10 @@ class Run:
         values = {key: str(value) for key, value in tags.items() if value is not None}
         self._append({"kind": "tags", "values": values})
 
+    def rename(self, name: str) -> None:
+        """Show the run by another name."""
+        self.set_tags({"mlflow.runName": name})
+
     def log_dataset(self, name: str, digest: str, *, path: Path, rows: int) -> None:
         """Record what the run read, by digest; no data is read."""
         facts = {"name": name, "digest": digest, "path": os.fspath(path), "rows": rows}

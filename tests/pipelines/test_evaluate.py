@@ -73,6 +73,9 @@ def test_champion_moves_only_to_the_better_model(
     assert worse.verdict == "rejected"
     assert registry.get("segcore-painted", CHAMPION) == better.candidate.version
     tags = registry._client.get_model_version("segcore-painted", "1").tags
+    scored = registry._client.get_run(tags["evaluate_run"])
+    assert scored.info.run_name == "evaluate unet v1"
+    assert scored.data.tags["dvc_stage"] == "evaluate"
     assert tags["decision"] == "rejected"
     assert float(tags["bootstrap_high"]) < 0
     assert float(tags["bootstrap_difference"]) == pytest.approx(

@@ -1,6 +1,7 @@
 """The MLflow UI over our runs, as a person sees it: a real server and a real browser."""
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -9,12 +10,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pipelines.params import Params
 from pipelines.tracking.run import open_run
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 ROOT = Path(__file__).parents[2]
 START_LIMIT_S = 180
@@ -81,28 +87,43 @@ def server(runs: dict[str, str], tmp_path: Path) -> Iterator[str]:
     process.wait(timeout=30)
 
 
-def test_compare_view_shows_the_miou_of_both_runs(
-    runs: dict[str, str], server: str, tmp_path: Path
-) -> None:
+@contextmanager
+def open_page(address: str) -> "Iterator[Page]":
+    """A page of a real browser; skips where there is none."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         pytest.skip("no chromium on this machine: apt-get install chromium")
     from playwright.sync_api import sync_playwright
 
-    experiment = "1"
-    ids = json.dumps(list(runs.values()))
-    page_address = f'{server}/#/compare-runs?runs={ids}&experiments=["{experiment}"]'
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium,
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
         )
         page = browser.new_page(viewport={"width": 1400, "height": 2400})
-        page.goto(page_address)
+        page.goto(address)
+        yield page
+        browser.close()
+
+
+def test_compare_view_shows_the_miou_of_both_runs(
+    runs: dict[str, str], server: str, tmp_path: Path
+) -> None:
+    ids = json.dumps(list(runs.values()))
+    with open_page(f'{server}/#/compare-runs?runs={ids}&experiments=["1"]') as page:
         page.get_by_text("val/miou").first.wait_for(timeout=90_000)
         text = page.inner_text("body")
         page.screenshot(path=str(tmp_path / "compare.png"))
-        browser.close()
     for name, miou in MIOU.items():
         assert name in text
         assert f"{miou:.3f}" in text  # the page rounds
+
+
+def test_address_of_make_ui_opens_on_the_training_runs(runs: dict[str, str], server: str) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    printed = re.search(r"http://127\.0\.0\.1:5000(/#/\S+?)\"", makefile)
+    assert printed
+    with open_page(f"{server}{printed[1]}") as page:
+        for name in runs:
+            page.get_by_text(name).first.wait_for(timeout=90_000)
+        assert "/experiments/1/runs" in page.url

@@ -1,5 +1,6 @@
 """params.yaml: typed, frozen, and clear about every mistake."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from pipelines.params import Params, Section
+from pipelines.params.schema import COMMON_OPTIONS
 from segcore.errors import OptionError
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +72,34 @@ def test_override_reaches_options_of_the_model(params: Params) -> None:
     assert changed.model.options == {"base_channels": 16}
     assert changed.train.lr == 0.5
     assert params.train.lr != 0.5
+
+
+@pytest.mark.parametrize("override", ["model.options.norm=batch", "model.options={norm: batch}"])
+def test_dvc_sets_common_options_of_models_and_null_is_the_architecture_s_own(
+    tmp_path: Path, override: str
+) -> None:
+    from dvc.utils.hydra import apply_overrides  # what `dvc exp run -S` calls
+
+    file = tmp_path / "params.yaml"
+    shutil.copy(ROOT / "params.yaml", file)
+    plain = Params.load(file)
+    assert plain.model.options == {}
+    apply_overrides(file, ["model.name=unet", override])
+    changed = Params.load(file)
+    assert changed.model.options == {"norm": "batch"}
+    assert changed.digest(["model"]) == plain.override(
+        {"model.name": "unet", "model.options": {"norm": "batch"}}
+    ).digest(["model"])
+    assert changed.override({"model.options.norm": None}).model.options == {}
+    # To `dilated`, null is a value: the front end alone.
+    front = changed.override({"model.options": {"context": None, "dropout": None}})
+    assert front.model.options == {"context": None}
+
+
+def test_common_options_of_models_are_those_in_the_file() -> None:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())["model"]["options"]
+    assert set(values) == COMMON_OPTIONS
+    assert set(values.values()) == {None}
 
 
 def test_digest_changes_with_the_picked_keys_only(params: Params) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from pipelines.errors import TrackingError
 from pipelines.params import Params
-from pipelines.tracking import connection, registry
+from pipelines.tracking import connection, names, registry
 from pipelines.tracking import run as tracking
 from pipelines.tracking.buffer import Buffer
 
@@ -95,6 +95,39 @@ def test_run_ends_in_its_true_state(project: Params, error: BaseException, statu
     with pytest.raises(type(error)), tracking.open_run("train", project) as run:
         raise error
     assert run.connection.client.get_run(run.id).info.status == status
+
+
+def test_experiment_opens_on_training_runs_unless_a_person_chose_otherwise(
+    project: Params,
+) -> None:
+    kind = "mlflow.experimentKind"
+    for name, before, after in (
+        ("fresh", None, "custom_model_development"),
+        ("old", {}, "custom_model_development"),
+        ("chosen", {kind: "genai_development"}, "genai_development"),
+    ):
+        settings = project.override({"tracking.experiment": name}).tracking
+        if before is not None:
+            store = connection.connect(project.tracking)
+            store.client.create_experiment(name, tags=before)
+        found = connection.connect(settings)
+        assert found.client.get_experiment(found.experiment_id).tags[kind] == after
+
+
+def test_runs_are_named_by_what_they_are(project: Params) -> None:
+    changed = project.override({"train.max_minutes": 8.0, "loss.name": "dice_ce"})
+    assert names.train_name(project) == "linknet cross_entropy 12 epochs"
+    assert names.train_name(changed) == "linknet dice_ce 8 min"
+    terms = [{"name": "dice", "weight": 1}, {"name": "focal", "weight": 1}]
+    summed = project.override({"loss.terms": terms, "train.epochs": 1})
+    assert names.train_name(summed) == "linknet dice + focal 1 epoch"
+    assert names.tune_name(project) == "search of 3 trials: linknet"
+    models = {"model.name": {"kind": "choice", "values": ["unet", "enet"]}}
+    searched = project.override({"tune.space": models, "tune.trials": 1})
+    assert names.tune_name(searched) == "search of 1 trial: unet, enet"
+    values = {"loss.name": "dice", "train.lr": 0.00123456}
+    assert names.trial_name(values) == "loss.name=dice train.lr=0.00123"
+    assert len(names.trial_name({"model.options": "x" * 999})) == names.LONGEST_NAME
 
 
 def test_interrupted_run_goes_on_and_a_lost_one_starts_anew(project: Params) -> None:

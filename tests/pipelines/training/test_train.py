@@ -59,7 +59,8 @@ def test_train_writes_package_run_and_version(workspace, capsys) -> None:
     assert version.package_digest == segcore.package_digest(package)
     client = MlflowClient(workspace.store)
     run = client.get_run(version.run_id)
-    assert run.info.status == "FINISHED"
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "unet cross_entropy 4 epochs")
+    assert run.data.tags["dvc_stage"] == "train"
     assert run.data.params["train.lr"] == "0.004"
     assert run.data.tags["tuned.train.lr"] == "0.004"
     best = max(client.get_metric_history(run.info.run_id, "val/miou"), key=lambda m: m.value)

@@ -26,13 +26,14 @@ SPACE = {
 
 
 def states(store: str, parent: str) -> dict[str, tuple[str, str | None]]:
-    """Status and outcome of the trials' runs, by name."""
+    """Status and outcome of the trials' runs, by trial."""
     client = MlflowClient(store)
     experiment = client.get_experiment_by_name("segcore")
     found = client.search_runs(
         [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'", max_results=100
     )
-    return {r.info.run_name: (r.info.status, r.data.tags.get("outcome")) for r in found}
+    assert all("train.lr=" in run.info.run_name for run in found)
+    return {r.data.tags["trial"]: (r.info.status, r.data.tags.get("outcome")) for r in found}
 
 
 def parent_of(root: Path) -> str:
