@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pipelines.cluster import train as ray_train
 from pipelines.errors import TrackingError
 from pipelines.params import Params
 from pipelines.params.file import read_yaml
+from pipelines.params.planned import PLAN, load_planned, open_keys, read_plan
 from pipelines.tracking import names, registry
 from pipelines.tracking.run import Run, open_run
 from pipelines.training.follow import Event, Follower
@@ -80,8 +82,9 @@ def fit_worker(
         world_size=world_size(),
     )
     loader = ProgressLoader(train, folder / PROGRESS) if rank() == 0 else train
+    judge = None if params.train.refit else val
     options = params.train.fit_options()
-    yield from segcore.fit(task, model, loader, val, **options, resume=resume)
+    yield from segcore.fit(task, model, loader, judge, **options, resume=resume)
 
 
 def build_model(params: Params, dataset: Any) -> Any:
@@ -207,6 +210,8 @@ def package_spec(params: Params, dataset: Any, metrics: dict[str, float]) -> "se
 def save(params: Params, dataset: Any, best: Best) -> Path:
     """Write the package of the best weights, with a picture of what they predict."""
     spec = package_spec(params, dataset, best.metrics)
+    if open_keys(Params.load()):
+        spec = replace(spec, extra={**spec.extra, "plan": read_plan()})
     sheet = draw_overlays(params, dataset, best.weights)
     package = storage.absolute(PACKAGE)
     return segcore.save_package(package, best.weights, spec, overlay=sheet)
@@ -227,14 +232,19 @@ def register(params: Params, package: Path, run: Run, best: Best) -> None:
 
 def main() -> None:
     """Train, or go on where an interrupted process stopped; package and register the best."""
-    params, overrides = tuned(Params.load(), storage.absolute(BEST))
+    params, overrides = tuned(load_planned(), storage.absolute(BEST))
     shards = storage.absolute(SHARDS / params.data.name)
     dataset = segcore.open_shards(shards)
     check(params, dataset)
     inputs = {**params.pick(IDENTITY), "shards": dataset.digest}
     digest = storage.run_digest("train", inputs)
     folder = storage.run_folder(params.cluster.storage, "train", digest)
-    state = RunState(folder, metric=f"val/{params.tune.metric}", mode=params.tune.mode)
+    state = RunState(
+        folder,
+        metric=f"val/{params.tune.metric}",
+        mode=params.tune.mode,
+        keep_last=params.train.refit,
+    )
 
     def report(event: Event) -> None:
         step = event["epoch"] if event["complete"] else event["step"]
@@ -250,6 +260,8 @@ def main() -> None:
     with open_run("train", params, name=name, resume_id=resume_id) as run:
         run.when_open(lambda run_id: state.remember({"run_id": run_id}))
         run.log_dataset(dataset.name, dataset.digest, path=shards, rows=len(dataset.split("train")))
+        if storage.absolute(PLAN).is_file():
+            run.log_artifact(storage.absolute(PLAN))
         run.set_tags({"run_digest": digest, **{f"tuned.{k}": v for k, v in overrides.items()}})
         with Follower(
             state,

@@ -8,6 +8,7 @@ import segcore
 from pipelines import stage, storage, train
 from pipelines.cluster import tune as ray_tune
 from pipelines.params import Params
+from pipelines.params.planned import load_planned
 from pipelines.progress import progress
 from pipelines.tracking.names import tune_name
 from pipelines.tracking.run import open_run
@@ -24,7 +25,7 @@ def check_space(params: Params) -> None:
     Raises:
         OptionError: a key that a trial cannot vary, or a value that params do not take.
     """
-    for key, distribution in params.tune.space.items():
+    for key, distribution in params.search_space().items():
         if key.split(".")[0] not in SECTIONS or key == "train.epochs":
             raise OptionError(
                 f"tune.space has {key}: a trial varies keys of {', '.join(SECTIONS)} other than "
@@ -52,7 +53,7 @@ def write(overrides: dict[str, Any], **facts: Any) -> None:
 
 def main() -> None:
     """Search, or go on with an interrupted search; `tune.trials: 0` keeps params as they are."""
-    params = Params.load()
+    params = load_planned()
     check_space(params)
     settings = params.tune
     if settings.trials == 0 or not settings.space:
@@ -60,7 +61,7 @@ def main() -> None:
         return
     shards = storage.absolute(train.SHARDS / params.data.name)
     dataset = segcore.open_shards(shards)
-    for key, distribution in settings.space.items():
+    for key, distribution in params.search_space().items():
         for end in distribution.ends():
             train.check(ray_tune.trial_params(params, {key: end}), dataset)
     inputs = {**params.pick(IDENTITY), "shards": dataset.digest}

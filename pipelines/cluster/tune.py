@@ -103,7 +103,7 @@ def decode(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def trial_params(params: Params, values: Mapping[str, Any]) -> Params:
     """Params of one trial: its values, and the length that `tune` gives it."""
-    bounds = {"train.epochs": params.tune.epochs, "train.max_minutes": None}
+    bounds = {"train.epochs": params.tune.epochs, "train.max_minutes": None, "train.refit": False}
     return params.override({**values, **bounds, "train.checkpoint_steps": None})
 
 
@@ -116,7 +116,7 @@ def _space(params: Params) -> dict[str, Any]:
         "loguniform": lambda d: tune.loguniform(d.low, d.high),
         "randint": lambda d: tune.randint(d.low, d.high),
     }
-    return {key: makers[entry.kind](entry) for key, entry in params.tune.space.items()}
+    return {key: makers[entry.kind](entry) for key, entry in params.search_space().items()}
 
 
 def _share(params: Params, resources: session.Resources) -> dict[str, float]:

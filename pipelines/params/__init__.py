@@ -8,9 +8,9 @@ from pipelines.params.schema import (
     Params,
     PredictParams,
     PromoteParams,
-    Section,
     TrackingParams,
 )
+from pipelines.params.section import Section
 
 __all__ = [
     "AugmentParams",

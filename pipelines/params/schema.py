@@ -10,24 +10,15 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from pipelines.params.file import explain, read_yaml, unknown_key
+from pipelines.params.section import Fraction, PlannedSection, Range, Section, Size
+from pipelines.params.space import Around, Distribution, Drawn
 from segcore.errors import OptionError
 
 if TYPE_CHECKING:
     from segcore.inference.crf import DenseCRF
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Size = Annotated[
-    tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]],
-    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
-]
-Range = Annotated[
-    tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]],
-    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
-]
-
 
 # Keys of model.options that stand in params.yaml, so that `dvc exp run -S` finds them.
 COMMON_OPTIONS = frozenset({"backbone", "norm", "dropout", "base_channels", "upsample"})
@@ -36,12 +27,6 @@ COMMON_OPTIONS = frozenset({"backbone", "norm", "dropout", "base_channels", "ups
 def _drop_unset(options: dict[str, Any]) -> dict[str, Any]:
     """Options without the common ones that are null: those say nothing. Others may mean it."""
     return {k: v for k, v in options.items() if v is not None or k not in COMMON_OPTIONS}
-
-
-class Section(BaseModel):
-    """A mapping in params.yaml: every key known, every value of its own type."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
 class DataParams(Section):
@@ -65,7 +50,7 @@ class DataParams(Section):
     cache: Literal["none", "ram", "disk"] = Field(description="where decoded images are kept")
 
 
-class ModelParams(Section):
+class ModelParams(PlannedSection):
     name: str = Field(description="a name of segcore.list_models(), or torchvision:<builder>")
     pretrained: bool | str = Field(description="true: backbone weights; a path: own checkpoint")
     options: Annotated[dict[str, Any], AfterValidator(_drop_unset)] = Field(
@@ -73,7 +58,7 @@ class ModelParams(Section):
     )
 
 
-class LossParams(Section):
+class LossParams(PlannedSection):
     name: str = Field(description="a name of segcore.list_losses()")
     class_weights: Literal["none", "median_frequency", "inverse_log"]
     options: dict[str, Any] = Field(description="keyword options of the loss")
@@ -89,9 +74,12 @@ class LossParams(Section):
         return {"loss": name, "class_weights": self.class_weights, "options": options}
 
 
-class AugmentParams(Section):
+class AugmentParams(PlannedSection):
     crop: Size | None = Field(description="(height, width) of training crops; null: whole images")
+    class_crops: Fraction = Field(description="share of crops that are drawn by class, rare first")
     hflip: Fraction = Field(description="probability of mirroring left to right")
+    vflip: Fraction = Field(description="probability of mirroring top to bottom")
+    rot90: Fraction = Field(description="probability of a quarter turn; of square crops only")
     scale: Range = Field(description="random resize factor, min and max")
     translate_px: int = Field(ge=0, description="largest random shift")
     rotate_deg: float = Field(ge=0, le=180)
@@ -100,9 +88,14 @@ class AugmentParams(Section):
     elastic_sigma: float = Field(gt=0, description="smoothness of the displacement in pixels")
 
 
-class TrainParams(Section):
+class TrainParams(PlannedSection):
+    budget_minutes: float = Field(
+        gt=0, description="what the plan may spend on search and training"
+    )
     epochs: int = Field(ge=1)
     max_minutes: float | None = Field(gt=0, description="ends by the clock, schedule included")
+    epoch_steps: int | None = Field(ge=1, description="batches of an epoch; null: one pass")
+    refit: bool = Field(description="train on the validation images too, and keep the last weights")
     batch_size: int = Field(ge=1, description="over all workers together")
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"]
     lr: float = Field(gt=0)
@@ -126,40 +119,11 @@ class TrainParams(Section):
     def fit_options(self) -> dict[str, Any]:
         """Keyword arguments of `segcore.fit`."""
         own = {"batch_size", "loader_workers", "checkpoint_steps", "overlay_epochs"}
-        own |= {"log_gradients", "augment"}
+        own |= {"log_gradients", "augment", "budget_minutes", "epoch_steps", "refit"}
         return {**self.model_dump(exclude=own), "report_steps": self.checkpoint_steps}
 
 
-class Choice(Section):
-    kind: Literal["choice"]
-    values: Annotated[list[Any], Field(min_length=1)]
-
-    def ends(self) -> list[Any]:
-        return list(self.values)
-
-
-class Uniform(Section):
-    kind: Literal["uniform", "loguniform"]
-    low: float
-    high: float
-
-    def ends(self) -> list[Any]:
-        return [self.low, self.high]
-
-
-class RandInt(Section):
-    kind: Literal["randint"]
-    low: int
-    high: int = Field(description="exclusive")
-
-    def ends(self) -> list[Any]:
-        return [self.low, self.high - 1]
-
-
-Distribution = Annotated[Choice | Uniform | RandInt, Field(discriminator="kind")]
-
-
-class TuneParams(Section):
+class TuneParams(PlannedSection):
     trials: int = Field(ge=0, description="0: no search")
     epochs: int = Field(ge=1, description="of the longest trial")
     grace_epochs: int = Field(ge=1, description="no trial is stopped before")
@@ -255,9 +219,13 @@ class Params(Section):
             faults = "\n".join(f"  {explain(fault, cls)}" for fault in error.errors())
             raise OptionError(f"{source} is not valid:\n{faults}") from error
 
+    def dump(self) -> dict[str, Any]:
+        """Every value, nested, as JSON takes it."""
+        return self.model_dump(mode="json", warnings=False)  # it warns of AUTO
+
     def override(self, values: Mapping[str, Any]) -> "Params":
         """A validated copy with dotted keys replaced, e.g. {"train.lr": 0.01}."""
-        nested = self.model_dump(mode="json")
+        nested = self.dump()
         for key, value in values.items():
             *parents, leaf = key.split(".")
             node = nested
@@ -270,13 +238,34 @@ class Params(Section):
             node[leaf] = value
         return type(self).parse(nested, source="override")
 
+    def search_space(self) -> dict[str, Drawn]:
+        """`tune.space` with each `around` as the range that it means.
+
+        Raises:
+            OptionError: a key that does not exist, or one around which nothing can be drawn.
+        """
+        flat = self.flat()
+        space: dict[str, Drawn] = {}
+        for key, entry in self.tune.space.items():
+            if isinstance(entry, Around):
+                value = flat.get(key)
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+                    raise OptionError(
+                        f"tune.space {key} is around its value, which is {value!r}: only numbers "
+                        "above 0 have surroundings; use choice or loguniform"
+                    )
+                space[key] = entry.between(value)
+            else:
+                space[key] = entry
+        return space
+
     def flat(self) -> dict[str, Any]:
         """Every value by its dotted key; lists and free mappings stay whole."""
-        return _flatten(self.model_dump(mode="json"))
+        return _flatten(self.dump())
 
     def pick(self, keys: Iterable[str]) -> dict[str, Any]:
         """The values under some dotted keys, sections included."""
-        nested = self.model_dump(mode="json")
+        nested = self.dump()
         return {key: reduce(lambda node, part: node[part], key.split("."), nested) for key in keys}
 
     def digest(self, keys: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.params import Params
-from pipelines.params.schema import Choice
+from pipelines.params.space import Choice
 
 LONGEST_NAME = 250  # characters that MLflow's database takes
 

@@ -47,13 +47,15 @@ class RunState:
         folder: absolute; created.
         metric: of `Epoch.metrics`, by which epochs are compared.
         mode: "max" or "min".
+        keep_last: the last epoch is the best: nothing was held back to compare by.
     """
 
-    def __init__(self, folder: Path, *, metric: str, mode: str) -> None:
+    def __init__(self, folder: Path, *, metric: str, mode: str, keep_last: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.metric = metric
         self.sign = 1.0 if mode == "max" else -1.0
+        self.keep_last = keep_last
         self._highest: float | None = None
         self.checkpoints = segcore.CheckpointStore(folder / "checkpoints", keep=2)
 
@@ -127,7 +129,7 @@ class RunState:
         if self._highest is None:
             found = self.checkpoints.best()
             self._highest = None if found is None else self._score(found[1])
-        if self._highest is None or score > self._highest:
+        if self.keep_last or self._highest is None or score > self._highest:
             self.checkpoints.save_best(epoch.weights(), {**epoch.metrics, EPOCH: epoch.number})
             self._highest = score
 

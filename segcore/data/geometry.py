@@ -20,15 +20,12 @@ def window(item: Tensor, box: Box, fill: float | list[float]) -> Tensor:
     part = item.as_subclass(Tensor)[..., rows, columns]
     if part.shape[-2:] != (height, width):
         inside, part = part, part.new_empty(*item.shape[:-2], height, width)
-        part[:] = torch.tensor(fill, dtype=part.dtype).view(-1, 1, 1) if _many(fill) else fill
+        colour = torch.tensor(fill, dtype=part.dtype)
+        part.copy_(colour.view(-1, 1, 1) if colour.ndim else colour)
         down, right = rows.start - top, columns.start - left
         part[..., down : down + inside.shape[-2], right : right + inside.shape[-1]] = inside
     cut: Tensor = tv_tensors.wrap(part, like=item)
     return cut
-
-
-def _many(fill: float | list[float]) -> bool:
-    return isinstance(fill, list)
 
 
 def resized(item: Tensor, size: tuple[int, int]) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from segcore.data.by_class import ByClass, ClassPoints, create_by_class
 from segcore.data.cache import open_rows
 from segcore.data.order import Plan, ShuffledPlan, check_counts, ordered_plan
-from segcore.data.rows import CachedRows, DecodedRows, Layout, Rows, Split
+from segcore.data.rows import CachedRows, DecodedRows, JoinedSplit, Layout, Rows, Split
 from segcore.data.shard_format import ROW_GROUP, PixelCounts
 from segcore.data.transforms import Augmentation
 from segcore.errors import DataError, OptionError
@@ -165,6 +165,7 @@ def create_loaders(
     world_size: int = 1,
     val_batch_size: int | None = None,
     epoch_steps: int | None = None,
+    refit: bool = False,
 ) -> tuple[Loader, Loader]:
     """Loaders of the splits train (shuffled, augmented) and val (in order, as stored).
 
@@ -180,6 +181,7 @@ def create_loaders(
         world_size: number of processes.
         val_batch_size: images of a validation batch over all ranks; `batch_size` if None.
         epoch_steps: batches of a training epoch; None for one pass over the images.
+        refit: train on the images of val as well.
 
     Raises:
         OptionError: a count or option is out of range.
@@ -195,6 +197,8 @@ def create_loaders(
         augment or {}, ignore_index=dataset.ignore_index, mean=dataset.mean
     )
     train, val = dataset.split("train"), dataset.split("val")
+    if refit:
+        train = JoinedSplit([train, val])
     check_training(train, batch_size, cropped=augmentation.crop is not None)
 
     kept = {
@@ -204,7 +208,7 @@ def create_loaders(
             cache=cache,
             cache_dir=cache_dir,
             name=f"{dataset.name}-{name}",
-            digest=f"{dataset.digest} {name}",
+            digest=f"{dataset.digest} {name} {len(split)}",
             threads=decoding_threads(workers, world_size, kept=cache != "none"),
             block=ROW_GROUP if world_size == 1 else 1,
         )

@@ -39,6 +39,31 @@ class Split(Protocol):
         """Image as uint8 [H, W, C] and label map [H, W], or None where there is none."""
 
 
+class JoinedSplit:
+    """The rows of several splits, one after the other.
+
+    Args:
+        parts: in order.
+    """
+
+    def __init__(self, parts: Sequence[Split]) -> None:
+        self.parts = parts
+        self.ids = [name for part in parts for name in part.ids]
+        self.sizes = [size for part in parts for size in part.sizes]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def decode(self, index: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+        """As `Split.decode`."""
+        row = index
+        for part in self.parts:
+            if row < len(part):
+                return part.decode(row)
+            row -= len(part)
+        raise IndexError(f"row {index} of {len(self)}")
+
+
 def decode_row(split: Split, index: int) -> tuple[Tensor, Tensor]:
     """Decode one labelled row.
 

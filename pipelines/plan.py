@@ -1,0 +1,66 @@
+"""Stage plan: shards and this machine in; outputs/plan.yaml, a value with its reason a key, out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines import stage, storage
+from pipelines.params import Params
+from pipelines.params.planned import PLAN
+from pipelines.sources import shards_folder
+
+if TYPE_CHECKING:
+    from pipelines.planning.facts import Decision
+    from segcore.data.shards import ShardedDataset
+    from segcore.machine import Machine
+
+
+def make_plan(params: Params, dataset: "ShardedDataset") -> tuple[dict[str, "Decision"], "Machine"]:
+    """Decide every value that is `auto`.
+
+    Raises:
+        OptionError: a key is auto that no rule decides.
+    """
+    from pipelines.planning.decide import decide
+    from pipelines.planning.timing import RememberedSteps
+    from segcore.machine import describe_machine
+
+    machine = describe_machine()
+    height, width = dataset.fingerprint["sizes"]["median"]
+    timer = RememberedSteps(
+        storage.absolute(params.cluster.storage),
+        machine,
+        size=(int(height), int(width)),
+        channels=dataset.in_channels,
+        classes=dataset.num_classes,
+    )
+    return decide(params, dataset.fingerprint, machine, timer), machine
+
+
+def show(decisions: dict[str, "Decision"]) -> None:
+    """Print key, value and reason, a line each."""
+    from pipelines.planning.file import rows
+
+    table = rows(decisions)
+    widths = [max(len(row[column]) for row in table) for column in (0, 1)]
+    for key, value, why in table:
+        print(f"  {key:<{widths[0]}}  {value:<{widths[1]}}  {why}")
+
+
+def main() -> None:
+    params = Params.load()
+    from pipelines.planning.file import write_plan
+    from segcore.data.shards import open_shards
+
+    dataset = open_shards(storage.absolute(shards_folder(params)))
+    decisions, machine = make_plan(params, dataset)
+    file = storage.absolute(PLAN)
+    about = {"name": dataset.name, "digest": dataset.digest}
+    if write_plan(file, decisions, dataset=about, machine=machine):
+        print(f"plan for {dataset.name} on {machine.name}, {machine.cores} cores:")
+        show(decisions)
+    else:
+        print(f"plan: as before, {Path(PLAN)}")
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,50 @@
+"""From facts to a plan: each rule in turn, the user's own values untouched."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.params import Params
+from pipelines.params.planned import open_keys
+from pipelines.params.section import AUTO
+from pipelines.planning.facts import Decision, Facts, StepTimer
+from pipelines.planning.rules import RULES
+from segcore.errors import OptionError
+from segcore.machine import Machine
+
+YOURS = "set in params.yaml"
+
+
+def decide(
+    params: Params, fingerprint: Mapping[str, Any], machine: Machine, time_step: StepTimer
+) -> dict[str, Decision]:
+    """A decision for every key that has a rule.
+
+    Args:
+        params: as written; what is not `auto` wins.
+        fingerprint: of the dataset.
+        machine: that will train.
+        time_step: seconds of a step under given settings.
+
+    Raises:
+        OptionError: a key is auto that no rule decides.
+    """
+    unknown = [key for key in open_keys(params) if key not in RULES]
+    if unknown:
+        raise OptionError(
+            f"{unknown[0]} is auto, but no rule decides it: give it a value. auto may be "
+            f"{', '.join(RULES)}"
+        )
+    facts = Facts(fingerprint, machine, params, time_step)
+    decisions: dict[str, Decision] = {}
+    given = _flat(params)
+    for key, rule in RULES.items():
+        value = given.get(key)
+        decision = rule(facts) if value == AUTO else Decision(value, YOURS, ("you",))
+        decisions[key], facts.settings[key] = decision, decision.value
+    return decisions
+
+
+def _flat(params: Params) -> dict[str, Any]:
+    flat = params.flat()
+    options = flat.pop("model.options")
+    return {**flat, **{f"model.options.{name}": value for name, value in options.items()}}

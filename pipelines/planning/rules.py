@@ -1,0 +1,223 @@
+"""The rules: one function a key, in the order in which they build on each other.
+
+No rule knows a dataset by its name. docs/plan.md has the measured effect of each.
+"""
+
+import math
+from collections.abc import Callable
+
+from pipelines.planning.facts import Decision, Facts
+
+CROP_PX = 256
+WHOLE_PICTURE_PX = 1.5 * CROP_PX**2
+BATCH = 8
+STEP_BYTES_PER_PX = 5000  # of a training step in fp32, U-Net with ResNet-18
+RARE_SHARE = 0.1
+ORIENTED = 0.1
+REFIT_PICTURES = 150
+FIRST_RESULT_MINUTES = 8.0
+ENOUGH_SAMPLES = 10_000
+VALIDATION_SHARE = 0.08
+VALIDATIONS = (2, 12)
+SEARCH_TRIALS = 3
+SEARCH_SHARE = 0.25
+SEARCH_START_S = 20.0
+
+Rule = Callable[[Facts], Decision]
+
+
+def architecture(facts: Facts) -> Decision:
+    """The encoder-decoder that learns fastest from few pictures, on every set tried."""
+    why = "U-Net over a ResNet-18: the best of the architectures tried in the first minutes"
+    return Decision("unet", why, ("measured",))
+
+
+def option(value: object, what: str) -> Rule:
+    """An option of the planned architecture; of another, its own default."""
+
+    def rule(facts: Facts) -> Decision:
+        if facts.params.model.name != "auto":
+            return Decision(None, f"{facts.params.model.name}'s own", ("you",))
+        return Decision(value, what, ("measured",))
+
+    return rule
+
+
+def crop(facts: Facts) -> Decision:
+    """Whole pictures where they are small and of one size; else crops that a batch can share."""
+    height, width = facts.median
+    distinct = facts.sizes["distinct"]
+    if distinct == 1 and height * width <= WHOLE_PICTURE_PX:
+        why = f"whole pictures: all are {height} x {width}, no larger than a crop"
+        return Decision(None, why, ("sizes",))
+    sides = [min(CROP_PX, 32 * math.ceil(side / 32)) for side in (height, width)]
+    sizes = (
+        f"{distinct} sizes, median {height} x {width}" if distinct > 1 else f"{height} x {width}"
+    )
+    return Decision(sides, f"pictures of {sizes}; steps see more variety in crops", ("sizes",))
+
+
+def batch_size(facts: Facts) -> Decision:
+    """Eight, or what half of the memory holds."""
+    area = math.prod(facts.seen)
+    fits = int(facts.machine.memory_gib * 2**30 / 2 / (area * STEP_BYTES_PER_PX))
+    value = max(1, min(BATCH, fits))
+    need = value * area * STEP_BYTES_PER_PX / 2**30
+    why = f"{value} of {facts.seen[0]} x {facts.seen[1]} take about {need:.1f} GiB of "
+    return Decision(value, f"{why}{facts.machine.memory_gib:.0f}", ("sizes", "memory"))
+
+
+def precision(facts: Facts) -> Decision:
+    """bf16 where the processor computes in it."""
+    machine = facts.machine
+    if machine.fast_bf16:
+        return Decision("bf16", f"{machine.name} computes in bf16, twice as fast", ("machine",))
+    return Decision("fp32", f"{machine.name} has no fast bf16", ("machine",))
+
+
+def loss(facts: Facts) -> Decision:
+    """Cross-entropy for every pixel, Dice for every class."""
+    rare = min(facts.classes, key=lambda entry: entry["pixel_share"])
+    share = f"{rare['name']} has {rare['pixel_share']:.2%} of the pixels"
+    return Decision("dice_ce", f"Dice gives each class a say: {share}", ("classes",))
+
+
+def learning_rate(facts: Facts) -> Decision:
+    """What AdamW takes from random weights with batch norm."""
+    return Decision(0.001, "AdamW from random weights, cosine to 0", ("measured",))
+
+
+def class_crops(facts: Facts) -> Decision:
+    """A third of the samples by class, where a class is rare."""
+    rare = min(facts.classes, key=lambda entry: entry["pixel_share"])
+    share = f"{rare['name']} has {rare['pixel_share']:.2%} of the pixels"
+    if rare["pixel_share"] < RARE_SHARE:
+        return Decision(0.33, f"{share}: a third of the samples is drawn by class", ("classes",))
+    return Decision(0.0, f"no class is rare: {share}", ("classes",))
+
+
+def upside_down(facts: Facts) -> Decision:
+    """Turn pictures over where top and bottom look alike."""
+    oriented = facts.fingerprint["oriented"]
+    if oriented > ORIENTED:
+        why = f"upper and lower halves differ in their classes by {oriented:.2f}: there is an up"
+        return Decision(0.0, why, ("classes",))
+    why = f"upper and lower halves hold the same classes (difference {oriented:.2f}): no up"
+    return Decision(0.5, why, ("classes",))
+
+
+def scale(facts: Facts) -> Decision:
+    """Enlarge and shrink a little."""
+    return Decision([0.8, 1.25], "objects come nearer and farther", ("measured",))
+
+
+def refit(facts: Facts) -> Decision:
+    """Few pictures are worth more in training than in validation."""
+    if facts.images("test") and facts.images("val") and facts.pictures < REFIT_PICTURES:
+        why = (
+            f"{facts.pictures} pictures: the {facts.images('val')} of validation are trained on "
+            "too; the test split judges"
+        )
+        return Decision(True, why, ("pictures",))
+    return Decision(
+        False, f"{facts.pictures} pictures: validation can spare its own", ("pictures",)
+    )
+
+
+def budget_minutes(facts: Facts) -> Decision:
+    """A first result in minutes; less where the data have been seen often enough before."""
+    enough = ENOUGH_SAMPLES * facts.step_s / facts.settings["train.batch_size"] / 60
+    if enough < FIRST_RESULT_MINUTES:
+        why = f"{ENOUGH_SAMPLES} samples of {facts.seen[0]} x {facts.seen[1]} at "
+        why += f"{facts.step_s:.2g} s a step of {facts.settings['train.batch_size']}"
+        return Decision(max(0.5, round(enough, 1)), why, ("sizes", "machine"))
+    return Decision(FIRST_RESULT_MINUTES, "a first result in minutes", ("budget",))
+
+
+def epoch_steps(facts: Facts) -> Decision:
+    """Validate as often as a small share of the time allows."""
+    if facts.params.train.epochs != "auto":  # type: ignore[comparison-overlap]
+        return Decision(None, "an epoch is a pass, as you count epochs", ("you",))
+    total = _steps(facts)
+    seconds = facts.validation_s()
+    least, most = VALIDATIONS
+    if facts.settings["train.refit"] or seconds == 0:
+        return Decision(max(1, total // most), f"{most} reports in {total} steps", ("budget",))
+    wanted = int(VALIDATION_SHARE * 60 * facts.settings["train.budget_minutes"] / seconds)
+    count = max(least, min(most, wanted))
+    why = f"{count} validations of about {_seconds(seconds)} in {total} steps"
+    return Decision(max(1, total // count), why, ("budget", "sizes"))
+
+
+def trials(facts: Facts) -> Decision:
+    """Search where trials long enough to tell apart fit into a quarter of the budget."""
+    spent = _search_s(facts, SEARCH_TRIALS)
+    allowed = SEARCH_SHARE * 60 * facts.settings["train.budget_minutes"]
+    if not facts.images("val"):
+        return Decision(0, "there is no validation split to compare by", ("pictures",))
+    what = f"{SEARCH_TRIALS} trials would take {_seconds(spent)}, a quarter of the budget is "
+    what += _seconds(allowed)
+    if spent <= allowed:
+        return Decision(SEARCH_TRIALS, what, ("budget",))
+    return Decision(0, what, ("budget",))
+
+
+def max_minutes(facts: Facts) -> Decision:
+    """The clock ends training, unless epochs are counted."""
+    if facts.params.train.epochs != "auto":  # type: ignore[comparison-overlap]
+        return Decision(None, f"you count {facts.params.train.epochs} epochs", ("you",))
+    search = _search_s(facts, facts.settings["tune.trials"]) / 60
+    minutes = max(0.5, round(facts.settings["train.budget_minutes"] - search, 1))
+    why = f"the budget less {search:.1f} min of search" if search else "the whole budget"
+    return Decision(minutes, why, ("budget",))
+
+
+def epochs(facts: Facts) -> Decision:
+    """How many the clock will leave room for."""
+    seconds = facts.step_s * (facts.settings["train.epoch_steps"] or _pass_steps(facts))
+    seconds += 0 if facts.settings["train.refit"] else facts.validation_s()
+    count = max(1, round(60 * facts.settings["train.max_minutes"] / seconds))
+    return Decision(count, f"about {_seconds(seconds)} each; the clock ends it", ("budget",))
+
+
+def _pass_steps(facts: Facts) -> int:
+    return max(1, facts.epoch_pictures // int(facts.settings["train.batch_size"]))
+
+
+def _steps(facts: Facts) -> int:
+    return max(1, int(60 * facts.settings["train.budget_minutes"] / facts.step_s))
+
+
+def _search_s(facts: Facts, count: int) -> float:
+    if count == 0:
+        return 0.0
+    steps = facts.settings["train.epoch_steps"] or _pass_steps(facts)
+    epoch = steps * facts.step_s + facts.validation_s()
+    return SEARCH_START_S + count * facts.params.tune.epochs * epoch
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+RULES: dict[str, Rule] = {
+    "model.name": architecture,
+    "model.options.backbone": option("resnet18", "light enough for minutes"),
+    "model.options.norm": option("batch", "in the decoder too: learns faster"),
+    "model.options.dropout": option(0.0, "minutes are too short to overfit"),
+    "train.augment.crop": crop,
+    "train.batch_size": batch_size,
+    "train.precision": precision,
+    "loss.name": loss,
+    "train.lr": learning_rate,
+    "train.augment.class_crops": class_crops,
+    "train.augment.vflip": upside_down,
+    "train.augment.rot90": upside_down,
+    "train.augment.scale": scale,
+    "train.refit": refit,
+    "train.budget_minutes": budget_minutes,
+    "train.epoch_steps": epoch_steps,
+    "tune.trials": trials,
+    "train.max_minutes": max_minutes,
+    "train.epochs": epochs,
+}
