@@ -20,7 +20,7 @@ PARAMS = "params.yaml"
 
 app = typer.Typer(
     name="segcore",
-    help="Image segmentation: predict with trained models, list what can be trained.",
+    help="Image segmentation: plan, predict with trained models, list what can be trained.",
     epilog="The pipeline itself runs by `make repro` or `dvc repro`.",
     no_args_is_help=True,
     add_completion=False,
@@ -72,6 +72,22 @@ def predict(
         if more > 0:
             typer.secho(f"  and {more} more: see the manifest", fg="red", err=True)
         raise typer.Exit(summary.exit_code)
+
+
+@app.command()
+def plan(
+    folder: Annotated[Path, typer.Argument(help="Your folder of images/ and masks/")],
+) -> None:
+    """Say how a model would be trained on a folder, and why; trains nothing.
+
+    The settings follow from the pictures, this machine and the minutes. What params.yaml sets
+    wins. The first time, a few training steps are timed.
+    """
+    with _errors():
+        params = _params()
+        from pipelines.preview import plan_folder
+
+        plan_folder(params, folder)
 
 
 @app.command()

@@ -10,12 +10,16 @@ from pipelines.sources import shards_folder
 
 if TYPE_CHECKING:
     from pipelines.planning.facts import Decision
-    from segcore.data.shards import ShardedDataset
+    from segcore.data.shard_format import ShardMeta
     from segcore.machine import Machine
 
 
-def make_plan(params: Params, dataset: "ShardedDataset") -> tuple[dict[str, "Decision"], "Machine"]:
+def make_plan(params: Params, meta: "ShardMeta") -> tuple[dict[str, "Decision"], "Machine"]:
     """Decide every value that is `auto`.
+
+    Args:
+        params: as written.
+        meta: of the dataset, with its fingerprint.
 
     Raises:
         OptionError: a key is auto that no rule decides.
@@ -25,15 +29,15 @@ def make_plan(params: Params, dataset: "ShardedDataset") -> tuple[dict[str, "Dec
     from segcore.machine import describe_machine
 
     machine = describe_machine()
-    height, width = dataset.fingerprint["sizes"]["median"]
+    height, width = meta.fingerprint["sizes"]["median"]
     timer = RememberedSteps(
         storage.absolute(params.cluster.storage),
         machine,
         size=(int(height), int(width)),
-        channels=dataset.in_channels,
-        classes=dataset.num_classes,
+        channels=meta.in_channels,
+        classes=meta.info.num_classes,
     )
-    return decide(params, dataset.fingerprint, machine, timer), machine
+    return decide(params, meta.fingerprint, machine, timer), machine
 
 
 def show(decisions: dict[str, "Decision"]) -> None:
@@ -52,7 +56,7 @@ def main() -> None:
     from segcore.data.shards import open_shards
 
     dataset = open_shards(storage.absolute(shards_folder(params)))
-    decisions, machine = make_plan(params, dataset)
+    decisions, machine = make_plan(params, dataset.meta)
     file = storage.absolute(PLAN)
     about = {"name": dataset.name, "digest": dataset.digest}
     if write_plan(file, decisions, dataset=about, machine=machine):

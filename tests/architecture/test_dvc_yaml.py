@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from pipelines.params import Params
+from pipelines.planning.rules import RULES
 
 ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -15,7 +16,7 @@ WITHOUT_EFFECT = {"cluster", "tracking", "data.cache", "train.loader_workers"}
 SECTIONS = set(Params.model_fields)
 # Modules of which a stage uses a part that does not read all that the module reads: splits do not
 # change what download fetches, and a trial is no registered model.
-PARTLY_USED = {"download": {"sources"}, "tune": {"train"}}
+PARTLY_USED = {"download": {"sources"}, "plan": {"sources"}, "tune": {"train"}}
 # How work is run and recorded: a change does not change results.
 INFRASTRUCTURE = {"cluster", "tracking", "params", "storage", "stage", "progress", "errors"}
 
@@ -105,6 +106,8 @@ def test_stage_declares_every_parameter_that_changes_its_result(name: str) -> No
 def test_stage_reads_what_it_declares(name: str) -> None:
     trees = [tree for found in modules_of(name).values() for tree in found]
     read = set().union(*map(read_params, trees))
+    if name == "plan":
+        read |= set(RULES)  # it reads what it decides, by key
     sections = {key.split(".")[0] for key in read}
     for key in STAGES[name]["params"]:
         assert key in read | sections or key.split(".")[0] in read, f"{name} never reads {key}"

@@ -17,8 +17,20 @@ TINY = {
     "data.name": "painted",
     "model.name": "unet",
     "model.options": {"base_channels": 4, "norm": "batch", "dropout": 0.1},
+    "loss.name": "cross_entropy",
+    "train.budget_minutes": 1.0,
     "train.epochs": 4,
+    "train.max_minutes": None,
+    "train.epoch_steps": None,
+    "train.refit": False,
     "train.batch_size": 4,
+    "train.lr": 0.002,
+    "train.precision": "fp32",
+    "train.augment.crop": None,
+    "train.augment.class_crops": 0.0,
+    "train.augment.vflip": 0.0,
+    "train.augment.rot90": 0.0,
+    "train.augment.scale": [1.0, 1.0],
     "train.overlay_epochs": 2,
     "train.checkpoint_steps": 2,
     "tune.trials": 2,
@@ -62,7 +74,7 @@ class Workspace:
         params = Params.load(REPOSITORY / "params.yaml").override(
             {**TINY, "tracking.uri": self.store, **values}
         )
-        (self.root / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
+        (self.root / "params.yaml").write_text(yaml.safe_dump(params.dump()))
         return params
 
     def command(self, stage: str) -> list[str]:

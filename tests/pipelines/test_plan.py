@@ -1,0 +1,184 @@
+"""The plan: rules over fingerprints; the user's values win; same facts, same file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.params import Params
+from pipelines.params.planned import apply_plan, load_planned, open_keys
+from pipelines.planning.decide import decide
+from pipelines.planning.facts import Decision
+from pipelines.planning.file import write_plan
+from pipelines.planning.rules import RULES
+from segcore.errors import OptionError
+from segcore.machine import Machine, describe_machine
+
+ROOT = Path(__file__).parents[2]
+CPU = Machine("cpu", "a processor", 2, 24.0, True, 0)
+
+
+def fingerprint(**changes: Any) -> dict[str, Any]:
+    """94 pictures of 320 x 480 with a thin class of 1.6 %."""
+    classes = [
+        {"name": "ground", "pixel_share": 0.984, "image_share": 1.0},
+        {"name": "crack", "pixel_share": 0.016, "image_share": 1.0},
+    ]
+    found = {
+        "images": {"train": 66, "val": 14, "test": 14, "unlabelled": 0},
+        "sizes": {"distinct": 1, "min": [320, 480], "median": [320, 480], "max": [320, 480]},
+        "oriented": 0.02,
+        "classes": classes,
+    }
+    return {**found, **changes}
+
+
+def params(**values: Any) -> Params:
+    return Params.load(ROOT / "params.yaml").override(values)
+
+
+def planned(
+    values: dict[str, Any] | None = None,
+    *,
+    step_s: float = 0.4,
+    machine: Machine = CPU,
+    **facts: Any,
+) -> dict[str, Decision]:
+    def timer(settings: Mapping[str, Any]) -> float:
+        return step_s
+
+    return decide(params(**(values or {})), fingerprint(**facts), machine, timer)
+
+
+def value(key: str, *args: Any, **facts: Any) -> Any:
+    return planned(*args, **facts)[key].value
+
+
+def test_every_auto_of_params_yaml_has_a_rule_and_a_reason() -> None:
+    decisions = planned()
+    assert set(open_keys(params())) <= set(RULES) == set(decisions)
+    assert all(entry.why and entry.sources for entry in decisions.values())
+    whole = apply_plan(params(), {key: {"value": entry.value} for key, entry in decisions.items()})
+    assert open_keys(whole) == []
+    assert whole.train.augment.crop == (256, 256)
+
+
+def test_what_the_user_sets_wins_and_is_marked() -> None:
+    decisions = planned({"train.lr": 0.02, "model.name": "enet"})
+    assert decisions["train.lr"] == Decision(0.02, "set in params.yaml", ("you",))
+    assert decisions["model.options.backbone"].value is None, "options follow the planned model"
+
+
+def test_pictures_of_unlike_sizes_are_cropped_and_small_ones_are_whole() -> None:
+    mixed = {"distinct": 9, "min": [256, 256], "median": [256, 320], "max": [1024, 1388]}
+    assert value("train.augment.crop", sizes=mixed) == [256, 256]
+    small = {"distinct": 1, "min": [128, 192], "median": [128, 192], "max": [128, 192]}
+    assert value("train.augment.crop", sizes=small) is None
+    narrow = {"distinct": 2, "min": [50, 900], "median": [50, 900], "max": [60, 1000]}
+    assert value("train.augment.crop", sizes=narrow) == [64, 256]
+
+
+def test_memory_bounds_the_batch() -> None:
+    assert value("train.batch_size") == 8
+    assert value("train.batch_size", machine=Machine("cpu", "small", 2, 2.0, True, 0)) == 3
+
+
+def test_precision_follows_the_machine() -> None:
+    assert value("train.precision") == "bf16"
+    assert value("train.precision", machine=Machine("cpu", "old", 2, 24.0, False, 0)) == "fp32"
+
+
+def test_rare_classes_are_cropped_more_often() -> None:
+    assert value("train.augment.class_crops") > 0
+    even = [{"name": str(i), "pixel_share": 0.5, "image_share": 1.0} for i in range(2)]
+    assert value("train.augment.class_crops", classes=even) == 0
+
+
+def test_pictures_with_an_up_are_not_turned_over() -> None:
+    assert value("train.augment.vflip", oriented=0.5) == 0
+    assert value("train.augment.vflip", oriented=0.01) == 0.5
+
+
+def test_few_pictures_are_all_trained_on_if_a_test_split_judges() -> None:
+    assert value("train.refit") is True
+    many = {"train": 400, "val": 80, "test": 90}
+    assert value("train.refit", images=many) is False
+    assert value("train.refit", images={"train": 40, "val": 8, "test": 0}) is False
+
+
+def test_the_budget_is_kept_and_data_seen_often_enough_need_less() -> None:
+    decisions = planned(step_s=0.4)
+    assert decisions["train.budget_minutes"].value == 8
+    assert decisions["train.max_minutes"].value == 8
+    assert decisions["train.epochs"].value * decisions["train.epoch_steps"].value * 0.4 == (
+        pytest.approx(480, rel=0.2)
+    )
+    assert value("train.budget_minutes", step_s=0.1) == pytest.approx(10_000 * 0.1 / 8 / 60, 0.1)
+    assert value("train.max_minutes", {"train.budget_minutes": 20.0}) == 20
+
+
+def test_epochs_that_the_user_counts_take_the_clock_away() -> None:
+    decisions = planned({"train.epochs": 40})
+    assert decisions["train.max_minutes"].value is None
+    assert decisions["train.epoch_steps"].value is None
+
+
+def test_validation_takes_a_small_share_of_the_time() -> None:
+    images = {"train": 400, "val": 300, "test": 90}
+    sizes = {"distinct": 1, "min": [512, 512], "median": [512, 512], "max": [512, 512]}
+    steps = value("train.epoch_steps", images=images, sizes=sizes)
+    assert steps == 600, "two validations in 1200 steps"
+
+
+def test_search_only_where_it_fits() -> None:
+    images = {"train": 400, "val": 40, "test": 90}
+    assert value("tune.trials", images=images) == 0
+    assert value("tune.trials", {"train.budget_minutes": 60.0, "train.epoch_steps": 50}) == 3
+
+
+def test_auto_without_a_rule_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"train\.seed is auto, but no rule decides it"):
+        planned({"train.seed": "auto"})
+
+
+def test_the_file_changes_only_with_a_decision(tmp_path: Path) -> None:
+    about = {"name": "painted", "digest": "0"}
+    file = tmp_path / "plan.yaml"
+    assert write_plan(file, planned(), dataset=about, machine=CPU)
+    before = file.stat().st_mtime_ns
+    assert not write_plan(file, planned(), dataset=about, machine=CPU)
+    assert file.stat().st_mtime_ns == before
+    assert write_plan(file, planned({"train.lr": 0.1}), dataset=about, machine=CPU)
+    line = next(line for line in file.read_text().splitlines() if "augment.crop" in line)
+    assert line.startswith("  train.augment.crop: {value: [256, 256], why: ")
+    assert line.endswith("from: [sizes]}")
+
+
+def test_later_stages_read_the_plan(project: Params, tmp_path: Path) -> None:
+    Path("params.yaml").write_text(yaml.safe_dump(project.dump()))
+    with pytest.raises(OptionError, match=r"outputs/plan\.yaml is missing.*pipelines\.plan"):
+        load_planned()
+    about = {"name": "painted", "digest": "0"}
+    write_plan(tmp_path / "outputs/plan.yaml", planned(), dataset=about, machine=CPU)
+    assert load_planned().train.batch_size == 8
+    Path("params.yaml").write_text(yaml.safe_dump(project.override({"train.lr": 0.5}).dump()))
+    assert load_planned().train.lr == 0.5
+
+
+def test_a_range_around_the_plan() -> None:
+    decisions = {key: {"value": entry.value} for key, entry in planned().items()}
+    space = apply_plan(params(), decisions).search_space()
+    assert space["train.lr"].ends() == pytest.approx([0.001 / 3, 0.003])
+    wrong = {"train.precision": {"kind": "around", "factor": 2.0}}
+    settled = apply_plan(params(**{"tune.space": wrong}), decisions)
+    with pytest.raises(OptionError, match=r"train\.precision is around its value, which is 'bf16'"):
+        settled.search_space()
+
+
+def test_this_machine_is_described() -> None:
+    machine = describe_machine()
+    assert machine.cores >= 1
+    assert machine.memory_gib > 0.5
+    assert machine.to_json()["device"] in ("cpu", "cuda")
