@@ -37,6 +37,7 @@ CARDS = {
         "the paper's 572 to 388, whose output is smaller than its input.",
     )
 }
+RESIZING = ("nearest", "bilinear")
 LEVELS = 4
 PADDINGS = ("same", "valid", "reflect")
 
@@ -146,11 +147,20 @@ def center_crop(skip: Tensor, x: Tensor) -> Tensor:
     return skip[:, :, top : top + x.shape[2], left : left + x.shape[3]]
 
 
+def init_classifier(layer: nn.Conv2d) -> None:
+    """Small logits at the start: no class is believed in before anything is learned."""
+    nn.init.xavier_uniform_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
 class BackboneUNet(nn.Module):
     """U-Net's expanding path over the features of a classification backbone.
 
     A level of stride s has base_channels * s / 4 channels, which keeps the decoder as light as
-    its encoder.
+    its encoder. Resizing rules ("nearest", "bilinear") hand all channels on to the level's two
+    convolutions: one that only narrows them, without a norm, makes learning from random weights
+    several times slower. Learned kinds narrow them as the paper's up-convolution does.
 
     Shape:
         x: [N, in_channels, H, W], H and W at least 32
@@ -179,12 +189,17 @@ class BackboneUNet(nn.Module):
         self.up, self.merge = nn.ModuleList(), nn.ModuleList()
         for stride, skip in reversed(levels):
             width = max(base_channels * stride // 4, 1)
-            self.up.append(create_upsample(upsample, channels, width, kernel_size=2))
-            self.merge.append(DoubleConv(width + skip, width, padding=padding, norm=norm))
+            if upsample in RESIZING:
+                self.up.append(create_upsample(upsample, channels, channels, kernel_size=None))
+            else:
+                self.up.append(create_upsample(upsample, channels, width, kernel_size=2))
+                channels = width
+            self.merge.append(DoubleConv(channels + skip, width, padding=padding, norm=norm))
             channels = width
         self.classifier = nn.Conv2d(channels, num_classes, 1)
-        for module in (self.up, self.merge, self.classifier):
+        for module in (self.up, self.merge):
             init_he(module)
+        init_classifier(self.classifier)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         size = check_images(x, self.encoder.in_channels)
