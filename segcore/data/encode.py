@@ -14,10 +14,10 @@ from segcore.data.codec import (
     resize_mask,
     to_array,
 )
+from segcore.data.inspection import Inspection, file_name, read_bytes
 from segcore.data.labels import is_index_png, read_labels
 from segcore.data.sample import DatasetInfo, Instance, Sample
 from segcore.data.shard_format import Row
-from segcore.data.validate import Inspection, file_name, read_bytes
 from segcore.errors import DataError
 from segcore.inference import rle
 

@@ -12,11 +12,12 @@ from typing import TypeVar
 from segcore.data.atomic import new_folder
 from segcore.data.codec import ENCODINGS
 from segcore.data.encode import Encoding
+from segcore.data.inspection import Fault, Inspection, inspect_sample
 from segcore.data.pool import SAMPLES_PER_WORKER, count_workers, worker_pool
 from segcore.data.sample import SPLITS, DatasetInfo, Sample
 from segcore.data.shard_writer import write_shards
 from segcore.data.statistics import measure
-from segcore.data.validate import Fault, Inspection, cross_check, inspect_sample
+from segcore.data.validate import cross_check
 from segcore.datasets.base import Dataset, Progress, silent
 from segcore.errors import DataError, OptionError
 

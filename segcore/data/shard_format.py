@@ -6,14 +6,14 @@ and pyarrow open the files without this library.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 import pyarrow as pa
 
 from segcore.data.sample import DatasetInfo, Instance
 
-FORMAT = 1
+FORMAT = 2
 ROW_GROUP = 16
 MANIFEST = "manifest.json"
 
@@ -147,6 +147,8 @@ class ShardMeta:
         mean, std: of the training images per channel, in 0..1.
         pixel_counts: of the training masks.
         image_encoding: "keep", "png", "jpeg" or "raw".
+        fingerprint: JSON values, as `fingerprint.fingerprint` describes them; empty where shards
+            were written without it.
     """
 
     info: DatasetInfo
@@ -156,6 +158,7 @@ class ShardMeta:
     std: tuple[float, ...]
     pixel_counts: PixelCounts
     image_encoding: str = "keep"
+    fingerprint: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The metadata that all splits share, as JSON values."""
@@ -174,6 +177,7 @@ class ShardMeta:
             "mean": list(self.mean),
             "std": list(self.std),
             "pixel_counts": dict(self.pixel_counts),
+            "fingerprint": self.fingerprint,
         }
 
     @classmethod
@@ -200,6 +204,7 @@ class ShardMeta:
                 pixels=counts["pixels"], image_pixels=counts["image_pixels"], total=counts["total"]
             ),
             image_encoding=data["image_encoding"],
+            fingerprint=dict(data["fingerprint"]),
         )
 
 

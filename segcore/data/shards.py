@@ -124,6 +124,11 @@ class ShardedDataset:
     def pixel_counts(self) -> PixelCounts:
         return self.meta.pixel_counts
 
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Facts of the training split from which a training is planned (fingerprint.py)."""
+        return self.meta.fingerprint
+
     def split(self, name: str) -> "ShardSplit":
         """The rows of one split; empty if the dataset has none of them.
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from segcore.data.fingerprint import fingerprint
+from segcore.data.inspection import Inspection
 from segcore.data.sample import DatasetInfo, Sample
 from segcore.data.shard_format import PixelCounts, ShardMeta
-from segcore.data.validate import Inspection
 
 
 def measure(
@@ -18,7 +19,10 @@ def measure(
     size: tuple[int, int] | None,
     image_encoding: str,
 ) -> ShardMeta:
-    """Channels of all splits; mean, standard deviation and pixel counts of the training split."""
+    """Channels of all splits; mean, standard deviation and pixel counts of the training split.
+
+    The fingerprint is part of it.
+    """
     training = [f for s, f in zip(samples, found, strict=True) if s.split == "train"]
     in_channels = 1 if found and all(inspection.grey for inspection in found) else 3
     mean, std = _normalisation(training, in_channels)
@@ -30,6 +34,7 @@ def measure(
         std=std,
         pixel_counts=_count(training, info),
         image_encoding=image_encoding,
+        fingerprint=fingerprint(samples, found, info, in_channels),
     )
 
 

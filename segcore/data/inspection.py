@@ -1,0 +1,187 @@
+"""Read one sample completely: what is wrong with it, and what it holds."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segcore.data.codec import (
+    DeepImageError,
+    Pixels,
+    is_grey,
+    open_image,
+    resize_image,
+    resize_mask,
+)
+from segcore.data.labels import LabelError, read_labels
+from segcore.data.sample import SPLITS, DatasetInfo, Sample
+from segcore.data.shapes import ClassShape, measure_shapes
+from segcore.errors import DataError
+
+AddFault = Callable[[Path | bytes | None, str, str, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong.
+
+    Args:
+        file: the file, or the dataset's name where it concerns no single file.
+        split: of the sample.
+        fault: what is wrong.
+        value: what was found.
+        fix: what to do.
+        severity: "error" (the sample is rejected) or "warning".
+    """
+
+    file: str
+    split: str
+    fault: str
+    value: str
+    fix: str
+    severity: str = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What one sample holds, as far as it could be read, at the size in which it is stored.
+
+    Args:
+        faults: of this sample alone.
+        source_sha256: of the image's bytes; "" if there is none.
+        grey: the image has one channel.
+        size: (height, width).
+        sums, squares: per channel (one if grey, else three) over all pixels, exact.
+        values: pixels of each value 0..255 of the mask after mapping; None if unlabelled.
+        source_values: values of the source's mask before resizing, sorted.
+        deep: the image has more than 8 bits per channel.
+        luma: pixels of each grey value 0..255; None outside the training split.
+        shapes: of the mask's classes, after resizing; none outside the training split.
+    """
+
+    faults: tuple[Fault, ...]
+    source_sha256: str = ""
+    grey: bool = False
+    size: tuple[int, int] = (0, 0)
+    sums: tuple[int, ...] = ()
+    squares: tuple[int, ...] = ()
+    values: NDArray[np.int64] | None = None
+    source_values: tuple[int, ...] = ()
+    deep: bool = False
+    luma: NDArray[np.int32] | None = None
+    shapes: tuple[ClassShape, ...] = ()
+
+
+def file_name(source: Path | bytes | None, sample: Sample) -> str:
+    """How faults call an image or mask."""
+    return str(source) if isinstance(source, Path) else sample.id
+
+
+def read_bytes(source: Path | bytes) -> bytes:
+    """The encoded bytes of an image or mask."""
+    return source.read_bytes() if isinstance(source, Path) else source
+
+
+def inspect_sample(
+    sample: Sample, info: DatasetInfo, size: tuple[int, int] | None = None
+) -> Inspection:
+    """Read one sample completely.
+
+    Args:
+        sample: what the dataset yielded.
+        info: of the dataset.
+        size: (height, width) to which images will be brought; None: as they are.
+    """
+    faults: list[Fault] = []
+
+    def add(source: Path | bytes | None, fault: str, value: str, fix: str) -> None:
+        faults.append(Fault(file_name(source, sample), sample.split, fault, value, fix))
+
+    if sample.split not in SPLITS:
+        add(sample.image, "unknown split", sample.split, f"use one of {', '.join(SPLITS)}")
+    if not sample.id or "/" in sample.id or sample.id.startswith("."):
+        add(sample.image, "unusable id", sample.id, "rename the file")
+    try:
+        encoded = read_bytes(sample.image)
+    except OSError as error:
+        fix = "add the image, or remove its mask and its line in the lists"
+        add(sample.image, "missing image", str(error.strerror), fix)
+        return Inspection(tuple(faults))
+    digest = hashlib.sha256(encoded).hexdigest()
+    try:
+        image = open_image(encoded)
+    except DataError as error:
+        deep = isinstance(error, DeepImageError)
+        kind = "16-bit image" if deep else "unreadable image"
+        add(sample.image, kind, str(error), FIXES[kind])
+        return Inspection(tuple(faults), digest)
+    mask = _read_mask(sample, info, (image.height, image.width), add)
+    return _measure(image, mask, sample, info, digest=digest, size=size, faults=faults)
+
+
+def _read_mask(
+    sample: Sample, info: DatasetInfo, size: tuple[int, int], add: AddFault
+) -> Pixels | None:
+    """The class indices of a sample; None if it has none or they cannot be read."""
+    if sample.mask is None:
+        if sample.instances is None and sample.split != "unlabelled":
+            add(sample.image, "missing mask", "none of this stem", FIXES["missing mask"])
+        return None
+    try:
+        return read_labels(read_bytes(sample.mask), info, size)
+    except OSError as error:
+        add(sample.mask, "missing mask", str(error.strerror), FIXES["missing mask"])
+    except LabelError as fault:
+        add(sample.mask, fault.kind, fault.value, fault.fix)
+    return None
+
+
+FIXES = {
+    "binary mask 0/255": "write 1 for 255, or set data.options.mask_values: {0: 0, 255: 1}",
+    "16-bit image": "scale it to 8 bits per channel and save it again",
+    "unreadable image": "replace the file by an intact copy",
+    "missing mask": "add the mask, or list the stem in unlabelled.txt",
+}
+
+
+def _measure(
+    image: Image.Image,
+    mask: Pixels | None,
+    sample: Sample,
+    info: DatasetInfo,
+    *,
+    digest: str,
+    size: tuple[int, int] | None,
+    faults: Iterable[Fault],
+) -> Inspection:
+    source_values: tuple[int, ...] = ()
+    grey = is_grey(image)
+    if mask is not None:
+        source_values = tuple(int(v) for v in np.flatnonzero(np.bincount(mask.ravel())))
+    if size is not None:
+        image = resize_image(image, size)
+        mask = None if mask is None else resize_mask(mask, size)
+    histogram = np.array(image.convert("L" if grey else "RGB").histogram(), dtype=np.int64)
+    levels = np.arange(256, dtype=np.int64)
+    channels = histogram.reshape(-1, 256)
+    values = None if mask is None else np.bincount(mask.ravel(), minlength=256).astype(np.int64)
+    training = sample.split == "train"
+    shapes = []
+    if training and mask is not None:
+        shapes = measure_shapes(mask, info.num_classes, info.ignore_index, sample.id)
+    return Inspection(
+        faults=tuple(faults),
+        source_sha256=digest,
+        grey=grey,
+        size=(image.height, image.width),
+        sums=tuple(int(c @ levels) for c in channels),
+        squares=tuple(int(c @ levels**2) for c in channels),
+        values=values,
+        source_values=source_values,
+        luma=np.array(image.convert("L").histogram(), dtype=np.int32) if training else None,
+        shapes=tuple(shapes),
+    )
