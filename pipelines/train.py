@@ -69,19 +69,23 @@ def fit_worker(
     model = build_model(params, dataset)
     task = build_task(params, dataset)
     train, val = segcore.create_loaders(
-        dataset,
-        batch_size=params.train.batch_size,
-        seed=params.train.seed,
-        augment=params.train.augment.model_dump(),
-        cache=params.data.cache,
-        cache_dir=storage.absolute(params.cluster.storage) / "cache",
-        workers=params.train.loader_workers,
-        rank=rank(),
-        world_size=world_size(),
+        dataset, **loader_options(params), rank=rank(), world_size=world_size()
     )
     loader = ProgressLoader(train, folder / PROGRESS) if rank() == 0 else train
     options = params.train.fit_options()
     yield from segcore.fit(task, model, loader, val, **options, resume=resume)
+
+
+def loader_options(params: Params) -> dict[str, Any]:
+    """Keyword arguments of `segcore.create_loaders` that are the same on every rank."""
+    return {
+        "batch_size": params.train.batch_size,
+        "seed": params.train.seed,
+        "augment": params.train.augment.model_dump(),
+        "cache": params.data.cache,
+        "cache_dir": storage.absolute(params.cluster.storage) / "cache",
+        "workers": params.train.loader_workers,
+    }
 
 
 def build_model(params: Params, dataset: Any) -> Any:
@@ -108,16 +112,25 @@ def build_task(params: Params, dataset: Any) -> Any:
     return segcore.create_task(dataset.task, dataset, **params.loss.task_options())
 
 
-def check(params: Params, dataset: Any) -> None:
+def check(params: Params, dataset: Any, *, workers: int = 1) -> None:
     """Refuse what could only fail later: a model or loss that cannot be, images that do not fit.
 
+    Args:
+        params: of the run or of one trial.
+        dataset: opened shards.
+        workers: processes that share a batch.
+
     Raises:
-        SegcoreError: a name, an option or a value is wrong.
+        SegcoreError: a name, an option, a value or the data is wrong.
     """
     from segcore.engine.options import FitOptions
 
     FitOptions(**params.train.fit_options())
     check_size(params, dataset)
+    loading = loader_options(params)
+    if loading["cache"] == "disk":
+        loading["cache"] = "none"  # written by the first worker; here it would take minutes
+    segcore.create_loaders(dataset, **loading, world_size=workers)
     build_model(params, dataset)
     build_task(params, dataset)
 
@@ -230,7 +243,8 @@ def main() -> None:
     params, overrides = tuned(Params.load(), storage.absolute(BEST))
     shards = storage.absolute(SHARDS / params.data.name)
     dataset = segcore.open_shards(shards)
-    check(params, dataset)
+    workers = params.cluster.num_workers
+    check(params, dataset, workers=1 if workers == "auto" else workers)
     inputs = {**params.pick(IDENTITY), "shards": dataset.digest}
     digest = storage.run_digest("train", inputs)
     folder = storage.run_folder(params.cluster.storage, "train", digest)
