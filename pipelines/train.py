@@ -213,8 +213,17 @@ def package_spec(params: Params, dataset: Any, metrics: dict[str, float]) -> "se
         dataset_name=dataset.name,
         dataset_digest=dataset.digest,
         metrics={key: value if value == value else None for key, value in figures.items()},
-        extra={"loss": params.loss.name, "code": storage.code_version()},
+        extra={
+            "loss": params.loss.name,
+            "code": storage.code_version(),
+            "data_source": data_source(params),
+        },
     )
+
+
+def data_source(params: Params) -> str:
+    """Where the user's own data lies; "" for a dataset that is known by its name."""
+    return str(storage.absolute(params.data.path)) if params.data.name == "folder" else ""
 
 
 def save(params: Params, dataset: Any, best: Best) -> Path:
@@ -245,6 +254,8 @@ def main() -> None:
     dataset = segcore.open_shards(shards)
     workers = params.cluster.num_workers
     check(params, dataset, workers=1 if workers == "auto" else workers)
+    if params.data.name == "folder":
+        registry.Registry(params).check_data(package_spec(params, dataset, {}))
     inputs = {**params.pick(IDENTITY), "shards": dataset.digest}
     digest = storage.run_digest("train", inputs)
     folder = storage.run_folder(params.cluster.storage, "train", digest)

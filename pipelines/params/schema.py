@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pipelines.params.file import explain, read_yaml, unknown_key
+from pipelines.params.options import drop_unset
 from segcore.errors import OptionError
 
 if TYPE_CHECKING:
@@ -27,15 +28,6 @@ Range = Annotated[
     tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]],
     BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
 ]
-
-
-# Keys of model.options that stand in params.yaml, so that `dvc exp run -S` finds them.
-COMMON_OPTIONS = frozenset({"backbone", "norm", "dropout", "base_channels", "upsample"})
-
-
-def _drop_unset(options: dict[str, Any]) -> dict[str, Any]:
-    """Options without the common ones that are null: those say nothing. Others may mean it."""
-    return {k: v for k, v in options.items() if v is not None or k not in COMMON_OPTIONS}
 
 
 class Section(BaseModel):
@@ -68,7 +60,7 @@ class DataParams(Section):
 class ModelParams(Section):
     name: str = Field(description="a name of segcore.list_models(), or torchvision:<builder>")
     pretrained: bool | str = Field(description="true: backbone weights; a path: own checkpoint")
-    options: Annotated[dict[str, Any], AfterValidator(_drop_unset)] = Field(
+    options: Annotated[dict[str, Any], AfterValidator(drop_unset)] = Field(
         description="keyword options of the architecture; a common one that is null is not given"
     )
 

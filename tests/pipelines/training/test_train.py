@@ -1,6 +1,7 @@
 """Stage train in one process: what it writes, what it refuses, and that a kill changes nothing."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from mlflow import MlflowClient
 
 import segcore
 from pipelines import train
-from pipelines.errors import ClusterError
+from pipelines.errors import ClusterError, OtherDataError
 from pipelines.params import Params
 from pipelines.tracking import registry
 from pipelines.training import run_state
@@ -148,6 +149,26 @@ def test_images_smaller_than_the_model_admits_are_refused(workspace) -> None:
     write_shards(workspace.shards, dataset.meta, splits=rows, encode=lambda row: row)
     with pytest.raises(OptionError, match=r"unet, .* at least 32 pixels .* smallest side is 24"):
         train.main()
+
+
+def test_another_folder_of_the_same_name_is_refused_before_training(workspace, tmp_path) -> None:
+    one, other = tmp_path / "one/painted", tmp_path / "other/painted"
+    home = workspace.root / "data/shards/folder"
+    shutil.copytree(workspace.shards, home)
+    own = {"data.name": "folder", "train.epochs": 1}
+    params = workspace.write(**own, **{"data.path": str(one)})
+    train.main()
+    version = registry.Registry(params).get("segcore-painted", "candidate")
+    package = workspace.root / "outputs/candidate"
+    assert version.package_digest == segcore.package_digest(package)
+    dataset = segcore.open_shards(home)
+    rows = {name: [dataset.split(name).read(i) for i in range(4)] for name in ("train", "val")}
+    write_shards(home, dataset.meta, splits=rows, encode=lambda row: row)
+    workspace.write(**own, **{"data.path": str(other)})
+    with pytest.raises(OtherDataError, match=f"{one}, this one is of {other}"):
+        train.main()
+    workspace.write(**own, **{"data.path": str(one)})  # grown, shrunk or corrected: the same data
+    train.main()
 
 
 def test_an_error_in_training_is_one_line(workspace) -> None:
