@@ -26,11 +26,13 @@ def absolute(path: Path | str) -> Path:
     return (root() / Path(path).expanduser()).resolve()
 
 
-def code_version() -> str:
-    """Hex digest over the source files of segcore."""
+def code_version(*parts: str) -> str:
+    """Hex digest over the source files of segcore, or of some of its modules and packages."""
     package = Path(segcore.__file__).parent
     total = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
+        if parts and file.relative_to(package).parts[0] not in parts:
+            continue
         total.update(file.relative_to(package).as_posix().encode() + b"\0")
         total.update(file.read_bytes())
     return total.hexdigest()[:16]
