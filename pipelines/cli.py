@@ -123,6 +123,35 @@ def datasets() -> None:
         _show(_registry_table("dataset", DATASETS))
 
 
+@app.command()
+def clean(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, only list")] = False,
+) -> None:
+    """List what interrupted runs, caches and downloads left in cluster.storage; --yes removes it.
+
+    What a running process uses stays, and so do records that MLflow has not received yet.
+    """
+    with _errors():
+        from pipelines.clean import amount, duration, leftovers
+        from pipelines.storage import absolute
+
+        storage = absolute(_params().cluster.storage)
+        found = leftovers(storage)
+        table = _table("path", "size", "age", "what it is", "")
+        for entry in found:
+            fate = f"kept: {entry.kept}" if entry.kept else "removed" if yes else ""
+            name = str(entry.path.relative_to(storage))
+            table.add_row(name, amount(entry.size), duration(entry.age_s), entry.what, fate)
+        going = [entry for entry in found if not entry.kept]
+        for entry in going if yes else ():
+            entry.remove()
+        if found:
+            _show(table)
+        total = amount(sum(entry.size for entry in going))
+        end = "removed" if yes else "could go: segcore clean --yes removes it"
+        typer.echo(f"{storage}: {total} {end}" if going else f"{storage}: nothing to remove")
+
+
 def _params() -> "Params":
     """params.yaml of the current folder, else of the checkout that this command belongs to."""
     from pipelines.params import Params
@@ -150,7 +179,7 @@ def _table(*columns: str) -> "Table":
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
-        right = column in ("year", "parameters")
+        right = column in ("year", "parameters", "size", "age")
         table.add_column(
             column,
             style=None if index else "bold",

@@ -7,6 +7,10 @@ class TrackingError(SegcoreError):
     """The MLflow store is out of reach, refuses, or is of a kind that is not supported."""
 
 
+class OtherDataError(SegcoreError):
+    """A registered model of this name was trained on other data."""
+
+
 class ClusterError(SegcoreError):
     """The cluster cannot be reached, or has fewer resources than the params ask for."""
 

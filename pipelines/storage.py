@@ -1,15 +1,20 @@
 """Where things lie: absolute paths, and the folder of a run by the digest of its inputs."""
 
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import segcore
 
 ROOT_VARIABLE = "SEGCORE_ROOT"
+LOCK = "in_use.lock"
+
+_held: list[IO[bytes]] = []
 
 
 def root() -> Path:
@@ -26,11 +31,13 @@ def absolute(path: Path | str) -> Path:
     return (root() / Path(path).expanduser()).resolve()
 
 
-def code_version() -> str:
-    """Hex digest over the source files of segcore."""
+def code_version(*parts: str) -> str:
+    """Hex digest over the source files of segcore, or of some of its modules and packages."""
     package = Path(segcore.__file__).parent
     total = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
+        if parts and file.relative_to(package).parts[0] not in parts:
+            continue
         total.update(file.relative_to(package).as_posix().encode() + b"\0")
         total.update(file.read_bytes())
     return total.hexdigest()[:16]
@@ -43,9 +50,15 @@ def run_digest(stage: str, inputs: Mapping[str, Any]) -> str:
 
 
 def run_folder(storage: Path | str, stage: str, digest: str) -> Path:
-    """Folder of the resumable state of a run; created if it is not there."""
+    """Folder of the resumable state of a run; created if it is not there.
+
+    A shared lock in it tells `segcore clean` that the run goes on, until this process ends.
+    """
     folder = absolute(storage) / f"{stage}-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
+    _held.append((folder / LOCK).open("wb"))
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(_held[-1], fcntl.LOCK_SH | fcntl.LOCK_NB)
     return folder
 
 

@@ -71,20 +71,24 @@ def fit_worker(
     model = build_model(params, dataset)
     task = build_task(params, dataset)
     train, val = segcore.create_loaders(
-        dataset,
-        batch_size=params.train.batch_size,
-        seed=params.train.seed,
-        augment=params.train.augment.model_dump(),
-        cache=params.data.cache,
-        cache_dir=storage.absolute(params.cluster.storage) / "cache",
-        workers=params.train.loader_workers,
-        rank=rank(),
-        world_size=world_size(),
+        dataset, **loader_options(params), rank=rank(), world_size=world_size()
     )
     loader = ProgressLoader(train, folder / PROGRESS) if rank() == 0 else train
     judge = None if params.train.refit else val
     options = params.train.fit_options()
     yield from segcore.fit(task, model, loader, judge, **options, resume=resume)
+
+
+def loader_options(params: Params) -> dict[str, Any]:
+    """Keyword arguments of `segcore.create_loaders` that are the same on every rank."""
+    return {
+        "batch_size": params.train.batch_size,
+        "seed": params.train.seed,
+        "augment": params.train.augment.model_dump(),
+        "cache": params.data.cache,
+        "cache_dir": storage.absolute(params.cluster.storage) / "cache",
+        "workers": params.train.loader_workers,
+    }
 
 
 def build_model(params: Params, dataset: Any) -> Any:
@@ -111,16 +115,25 @@ def build_task(params: Params, dataset: Any) -> Any:
     return segcore.create_task(dataset.task, dataset, **params.loss.task_options())
 
 
-def check(params: Params, dataset: Any) -> None:
+def check(params: Params, dataset: Any, *, workers: int = 1) -> None:
     """Refuse what could only fail later: a model or loss that cannot be, images that do not fit.
 
+    Args:
+        params: of the run or of one trial.
+        dataset: opened shards.
+        workers: processes that share a batch.
+
     Raises:
-        SegcoreError: a name, an option or a value is wrong.
+        SegcoreError: a name, an option, a value or the data is wrong.
     """
     from segcore.engine.options import FitOptions
 
     FitOptions(**params.train.fit_options())
     check_size(params, dataset)
+    loading = loader_options(params)
+    if loading["cache"] == "disk":
+        loading["cache"] = "none"  # written by the first worker; here it would take minutes
+    segcore.create_loaders(dataset, **loading, world_size=workers)
     build_model(params, dataset)
     build_task(params, dataset)
 
@@ -203,8 +216,17 @@ def package_spec(params: Params, dataset: Any, metrics: dict[str, float]) -> "se
         dataset_name=dataset.name,
         dataset_digest=dataset.digest,
         metrics={key: value if value == value else None for key, value in figures.items()},
-        extra={"loss": params.loss.name, "code": storage.code_version()},
+        extra={
+            "loss": params.loss.name,
+            "code": storage.code_version(),
+            "data_source": data_source(params),
+        },
     )
+
+
+def data_source(params: Params) -> str:
+    """Where the user's own data lies; "" for a dataset that is known by its name."""
+    return str(storage.absolute(params.data.path)) if params.data.name == "folder" else ""
 
 
 def save(params: Params, dataset: Any, best: Best) -> Path:
@@ -235,7 +257,10 @@ def main() -> None:
     params, overrides = tuned(load_planned(), storage.absolute(BEST))
     shards = storage.absolute(SHARDS / params.data.name)
     dataset = segcore.open_shards(shards)
-    check(params, dataset)
+    workers = params.cluster.num_workers
+    check(params, dataset, workers=1 if workers == "auto" else workers)
+    if params.data.name == "folder":
+        registry.Registry(params).check_data(package_spec(params, dataset, {}))
     inputs = {**params.pick(IDENTITY), "shards": dataset.digest}
     digest = storage.run_digest("train", inputs)
     folder = storage.run_folder(params.cluster.storage, "train", digest)

@@ -1,10 +1,12 @@
-"""TorchTrainer with fewer helper processes: half of Ray Train's start-up on a small machine.
+"""TorchTrainer with fewer helper processes, which does not retry what the user has to mend.
 
 It leaves out what a fixed group of workers without Ray Data does not use: the coordinator of
-autoscaling, the placement group's cleaner, the dataset manager. This rests on private names of Ray
-2.60; on any other version `trainer_class` gives the plain TorchTrainer.
+autoscaling, the placement group's cleaner, the dataset manager; that halves Ray Train's start-up on
+a small machine. This rests on private names of Ray 2.60; on any other version `trainer_class` gives
+the plain TorchTrainer.
 """
 
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,7 +29,11 @@ class LeanTrainer(TorchTrainer):  # type: ignore[misc,unused-ignore]
         return [entry for entry in callbacks if type(entry).__name__ not in DROPPED]
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
+        from pipelines.cluster.failing import OnlyUnexpected
         from pipelines.cluster.scaling import FixedGroup
 
+        settings = self.run_config
+        folder = Path(settings.storage_path) / settings.name
+        options["failure_policy"] = OnlyUnexpected(settings.failure_config, folder)
         options["scaling_policy"] = FixedGroup(scaling_config=self.scaling_config)
         return super()._initialize_and_run_controller(**options)

@@ -11,7 +11,9 @@ import segcore
 from pipelines.cluster import session
 from pipelines.errors import TrainingFailedError
 from pipelines.params import Params
+from pipelines.training import failure
 from pipelines.training.run_state import Best, RunState
+from segcore.errors import SegcoreError
 
 TrainWorker = Callable[[Params, Path, Path, dict[str, Any] | None], Iterator["segcore.Epoch"]]
 
@@ -38,7 +40,8 @@ def run(worker: TrainWorker, params: Params, shards: Path, *, state: RunState) -
 
     One process is used where no more can help (`cluster.num_workers: auto`, at most one GPU): no
     cluster is started then. Else Ray starts workers, and again those that die, from the newest
-    checkpoint, up to `cluster.max_failures` times.
+    checkpoint, up to `cluster.max_failures` times; an error that the user can mend is raised here
+    as it was there, without another try.
 
     Args:
         worker: the same code in every worker; knows nothing of Ray.
@@ -49,7 +52,9 @@ def run(worker: TrainWorker, params: Params, shards: Path, *, state: RunState) -
     Raises:
         ClusterError: more workers than the cluster has processors or GPUs.
         TrainingFailedError: workers failed more often than allowed.
+        SegcoreError: of a worker.
     """
+    failure.clear(state.folder)
     job = Job(worker, params, shards, state)
     with ExitStack() as stack:
         workers, resources = _plan(params, stack)
@@ -101,6 +106,8 @@ def _fit(job: Job, workers: int, *, use_gpu: bool) -> None:
     try:
         trainer.fit()
     except RayError as error:
+        if (known := failure.read(job.state.folder)) is not None:
+            raise known from error
         raise TrainingFailedError(
             f"training failed more than cluster.max_failures {settings.max_failures} times: "
             f"{_cause(error)}. The newest checkpoint is in {job.state.folder}; the same command "
@@ -109,11 +116,22 @@ def _fit(job: Job, workers: int, *, use_gpu: bool) -> None:
 
 
 def _work(config: dict[str, Any]) -> None:
-    """One worker: epochs into the checkpoint store, and word of each to Ray."""
+    """One worker; an error that the user can mend is left in the run's folder for the driver."""
+    job: Job = config["job"]
+    if (known := failure.read(job.state.folder)) is not None:
+        raise known  # of an earlier try: a Ray that `lean` does not know has started another
+    try:
+        _train(job)
+    except SegcoreError as error:
+        failure.write(job.state.folder, error)
+        raise
+
+
+def _train(job: Job) -> None:
+    """Epochs into the checkpoint store, and word of each to Ray."""
     import ray.train
     from ray.train import Checkpoint, CheckpointUploadMode
 
-    job: Job = config["job"]
     rank = ray.train.get_context().get_world_rank()
     for epoch in job.worker(job.params, job.shards, job.state.folder, job.state.resume()):
         state = epoch.state()

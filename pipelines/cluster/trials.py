@@ -1,18 +1,64 @@
-"""The MLflow runs of a search's trials, kept on the driver and each closed in its true state."""
+"""Trials on the driver: their MLflow runs, each closed in its true state, and their errors."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ray.tune import Callback
+from ray.tune import Callback, Stopper
 
+from pipelines.cluster.tune import TRIALS
 from pipelines.storage import write_atomic
 from pipelines.tracking.names import trial_name
 from pipelines.tracking.run import Run
+from pipelines.training import failure
+from segcore.engine.meter import NonFiniteLossError
+from segcore.errors import SegcoreError
 
 RUNS = "runs.json"
+CONTROLLER, SUMMARY = "ray.tune.execution.tune_controller", "ray.tune.tune"
+
+
+class UntilFailure(Stopper):  # type: ignore[misc,unused-ignore]
+    """Ends the search once `Trials` has found an error that other values would not mend.
+
+    Args:
+        folder: of the search.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether one trial is to stop; that is left to the scheduler."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether every trial is to stop."""
+        return failure.read(self.folder) is not None
+
+
+def reason(error: Any) -> str:
+    """What a trial's exception says, in one line, without Ray's words around it."""
+    cause = getattr(error, "cause", None) or error
+    lines = [line.strip() for line in str(cause).strip().splitlines() if line.strip()]
+    if isinstance(cause, SegcoreError):
+        return " ".join(lines)
+    return lines[-1] if lines else type(cause).__name__
+
+
+def quiet_known_errors() -> None:
+    """Keep Ray from printing what `Trials` says in a line; the traceback of a bug stays."""
+    for name in (CONTROLLER, SUMMARY):
+        logging.getLogger(name).addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    known = isinstance(getattr(error, "cause", None) or error, SegcoreError)
+    return not known and not str(record.msg).startswith("Trials did not complete")
 
 
 class Trials(Callback):  # type: ignore[misc,unused-ignore]
@@ -84,20 +130,27 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
         self._end(trial, "FINISHED" if full else "KILLED", "completed" if full else "pruned")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Close the run as FAILED."""
-        self._end(trial, "FAILED", "failed")
+        """Close the run as FAILED, and say why.
 
-    def _end(self, trial: Any, status: str, outcome: str) -> None:
+        A loss that is not finite is the trial's own; any other error that the user can mend ends
+        the search.
+        """
+        error = failure.read(self.file.parent / TRIALS / str(trial.trial_id))
+        self._end(trial, "FAILED", "failed", why=reason(error) if error else None)
+        if error is not None and not isinstance(error, NonFiniteLossError):
+            failure.write(self.file.parent, error)
+
+    def _end(self, trial: Any, status: str, outcome: str, *, why: str | None = None) -> None:
         run = self._run(trial)
-        run.set_tags({"outcome": outcome})
+        run.set_tags({"outcome": outcome, "error": why})
         run.close(status)
         self._open.pop(trial.trial_id, None)
         last = trial.last_result or {}
         value = last.get(self.metric, float("nan"))
         name = trial_name(_values(trial.config))
         print(
-            f"trial {trial.trial_id} {name}: {outcome} after {last.get('epoch', 0)} epochs, "
-            f"{self.metric} {value:.4f}",
+            f"trial {trial.trial_id} {name}: {outcome} after {last.get('epoch', 0)} epochs"
+            + (f": {why}" if why else f", {self.metric} {value:.4f}"),
             flush=True,
         )
 

@@ -14,9 +14,11 @@ from pipelines.cluster.train import TrainWorker
 from pipelines.errors import TrainingFailedError
 from pipelines.params import Params
 from pipelines.tracking.run import Run
-from segcore.errors import OptionError
+from pipelines.training import failure
+from segcore.errors import OptionError, SegcoreError
 
 EXPERIMENT = "search"
+TRIALS = "trials"
 REDUCTION = 2
 
 
@@ -68,17 +70,22 @@ def search(
     Raises:
         ClusterError: not enough processors for `tune.concurrent` trials.
         TrainingFailedError: every trial failed.
+        SegcoreError: of a trial, where no other values would have helped; it ends the search.
     """
+    failure.clear(folder)
     settings = params.tune
     metric = f"val/{settings.metric}"
     with session.connect(params.cluster) as resources:
-        from pipelines.cluster.trials import Trials  # imports Ray, which must find its settings
+        # These import Ray, which must find its settings.
+        from pipelines.cluster.trials import Trials, reason
 
         job = TrialJob(worker, params, shards, folder, metric)
         trials = Trials(folder, run.id, settings.epochs, metric)
         with trials.watched(run, on_epoch):
             results = _tuner(job, trials, _share(params, resources)).fit()
-    failures = [str(result.error).strip().splitlines()[-1] for result in results if result.error]
+    if (known := failure.read(folder)) is not None:
+        raise known
+    failures = [reason(result.error) for result in results if result.error]
     done = [result for result in results if _score(result, metric) is not None]
     if not done:
         why = failures[0] if failures else f"no trial reported {metric}"
@@ -132,10 +139,13 @@ def _tuner(job: TrialJob, trials: Any, share: dict[str, float]) -> Any:
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
+    from pipelines.cluster.trials import UntilFailure, quiet_known_errors
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", "The reported value is ignored")  # of a restored trial
     # Trials leave no result files of Ray's: MLflow has the figures.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
+    quiet_known_errors()
     settings = job.params.tune
     trainable = tune.with_resources(tune.with_parameters(_trial, job=job), share)
     path = job.folder / EXPERIMENT
@@ -162,18 +172,35 @@ def _tuner(job: TrialJob, trials: Any, share: dict[str, float]) -> Any:
             reuse_actors=True,  # torch is imported once, not once a trial
         ),
         run_config=tune.RunConfig(
-            name=EXPERIMENT, storage_path=os.fspath(job.folder), verbose=0, callbacks=[trials]
+            name=EXPERIMENT,
+            storage_path=os.fspath(job.folder),
+            verbose=0,
+            callbacks=[trials],
+            stop=UntilFailure(job.folder),
         ),
     )
 
 
 def _trial(config: dict[str, Any], job: TrialJob) -> None:
-    """One trial, in a process of its own or after another one in the same."""
+    """One trial, in a process of its own or after another one in the same.
+
+    An error that the user can mend is left in the trial's folder for the driver.
+    """
+    from ray import tune
+
+    folder = job.folder / TRIALS / str(tune.get_context().get_trial_id())
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _train(config, job, folder)
+    except SegcoreError as error:
+        failure.write(folder, error)
+        raise
+
+
+def _train(config: dict[str, Any], job: TrialJob, folder: Path) -> None:
     from ray import tune
 
     params = trial_params(job.params, decode(config))
-    folder = job.folder / "trials" / str(tune.get_context().get_trial_id())
-    folder.mkdir(parents=True, exist_ok=True)
     for epoch in job.worker(params, job.shards, folder, None):
         if job.metric not in epoch.metrics:
             known = sorted(key[4:] for key in epoch.metrics if key.startswith("val/"))

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.evaluation import bootstrap, report
+from pipelines.evaluation import bootstrap, report, stored
 from pipelines.evaluation.report import Evaluation, Outcome
-from pipelines.params import EvaluateParams, Params, PromoteParams
+from pipelines.params import Params, PromoteParams
 from pipelines.progress import progress
+from pipelines.storage import absolute
 from pipelines.tracking.names import evaluate_name
 from pipelines.tracking.registry import CHAMPION, Registry, Version
 from pipelines.tracking.run import Run, open_run
@@ -40,15 +41,14 @@ def evaluate(params: Params, *, shards: Path, package: Path, folder: Path) -> Ou
         version = registry.ensure_registered(package)
         run.rename(evaluate_name(read_spec(package).architecture, version.version))
         champion = registry.get(version.name, CHAMPION)
-        settings = params.evaluate
-        candidate = _score(registry, version, dataset, rows, settings)
+        candidate = _score(registry, version, dataset, rows, params)
         if candidate is None:
             raise DataError(
                 f"{package} predicts other classes than {shards} has: run the train stage again"
             )
         incumbent = None
         if champion is not None and champion.package_digest != version.package_digest:
-            incumbent = _score(registry, champion, dataset, rows, settings)
+            incumbent = _score(registry, champion, dataset, rows, params, again=True)
         outcome = _decide(params.evaluate.promote, candidate, champion, incumbent)
         report.write(folder, dataset, outcome, rows=rows)
         _record(run, registry, outcome, dataset, folder)
@@ -73,19 +73,33 @@ def _score(
     version: Version,
     dataset: ShardedDataset,
     rows: list[int],
-    settings: EvaluateParams,
+    params: Params,
+    *,
+    again: bool = False,
 ) -> Evaluation | None:
-    """Per-image confusion matrices of a version; None if its classes are not the dataset's."""
+    """Per-image confusion matrices of a version; None if its classes are not the dataset's.
+
+    They are kept, and `again` takes them from an earlier evaluation where there was one.
+    """
+    settings = params.evaluate
     folder = registry.download(version)
     if read_spec(folder).classes != dataset.classes:
         return None
-    predictor = load_package(folder, device=best_device())
+    device = best_device()
+    predictor = load_package(folder, device=device)
     predictor.crf = settings.crf.build() if settings.crf else None
-    matrices = confusions(
-        predictor, dataset, rows, batch_size=settings.batch_size, title=f"evaluate {version.uri}"
-    )
-    ids = dataset.split("test").ids
-    return Evaluation(version, predictor, matrices, [ids[row] for row in rows])
+    names = dataset.split("test").ids
+    ids = [names[row] for row in rows]
+    storage = absolute(params.cluster.storage)
+    file = stored.stored_file(storage, predictor.digest, dataset.digest, settings, device)
+    matrices = stored.load(file, ids, dataset.num_classes) if again else None
+    if matrices is not None:
+        print(f"{version.uri}: champion's figures from an earlier evaluation", flush=True)
+        return Evaluation(version, predictor, matrices, ids)
+    title = f"evaluate {version.uri}"
+    matrices = confusions(predictor, dataset, rows, batch_size=settings.batch_size, title=title)
+    stored.save(file, ids, matrices)
+    return Evaluation(version, predictor, matrices, ids)
 
 
 def confusions(

@@ -13,20 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from pipelines.params.file import explain, read_yaml, unknown_key
+from pipelines.params.options import drop_unset
 from pipelines.params.section import Fraction, PlannedSection, Range, Section, Size
 from pipelines.params.space import Around, Distribution, Drawn
 from segcore.errors import OptionError
 
 if TYPE_CHECKING:
     from segcore.inference.crf import DenseCRF
-
-# Keys of model.options that stand in params.yaml, so that `dvc exp run -S` finds them.
-COMMON_OPTIONS = frozenset({"backbone", "norm", "dropout", "base_channels", "upsample"})
-
-
-def _drop_unset(options: dict[str, Any]) -> dict[str, Any]:
-    """Options without the common ones that are null: those say nothing. Others may mean it."""
-    return {k: v for k, v in options.items() if v is not None or k not in COMMON_OPTIONS}
 
 
 class DataParams(Section):
@@ -53,7 +46,7 @@ class DataParams(Section):
 class ModelParams(PlannedSection):
     name: str = Field(description="a name of segcore.list_models(), or torchvision:<builder>")
     pretrained: bool | str = Field(description="true: backbone weights; a path: own checkpoint")
-    options: Annotated[dict[str, Any], AfterValidator(_drop_unset)] = Field(
+    options: Annotated[dict[str, Any], AfterValidator(drop_unset)] = Field(
         description="keyword options of the architecture; a common one that is null is not given"
     )
 

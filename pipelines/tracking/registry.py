@@ -13,6 +13,7 @@ from pipelines.errors import TrackingError
 from pipelines.params import Params
 from pipelines.storage import absolute
 from pipelines.tracking.connection import Connection, connect
+from pipelines.tracking.own_data import check_same_data, data_tags
 from pipelines.tracking.run import source_tags
 
 CANDIDATE = "candidate"
@@ -71,13 +72,19 @@ class Registry:
             package: folder written by `segcore.save_package`.
             run_id: the run that trained it; one is opened for it if None.
             alias: moved to the version; None leaves aliases alone.
+
+        Raises:
+            OtherDataError: the champion of this name was trained on other data.
         """
         from mlflow.exceptions import MlflowException
 
         digest = segcore.package_digest(package)
         name = model_name(_spec(package).dataset_name)
         try:
-            found = self.find(name, digest) or self._add(name, package, digest, run_id)
+            found = self.find(name, digest)
+            if found is None:
+                self.check_data(_spec(package))
+                found = self._add(name, package, digest, run_id)
             if alias:
                 self.alias(found, alias)
         except (MlflowException, OSError) as error:
@@ -91,6 +98,17 @@ class Registry:
         """The version of a package, made anew where the store has lost it; alias `candidate`."""
         return self.register(package)
 
+    def check_data(self, spec: "segcore.PackageSpec") -> None:
+        """Compare the data of a model with that of the champion, else candidate, of its name.
+
+        Raises:
+            OtherDataError: they are not the same; see `check_same_data`.
+        """
+        name = model_name(spec.dataset_name)
+        there = self._entry(name, CHAMPION) or self._entry(name, CANDIDATE)
+        if there is not None:
+            check_same_data(name, str(there.version), there.tags, data_tags(spec))
+
     def find(self, name: str, digest: str) -> Version | None:
         """The version that holds the package of this digest."""
         query = f"name = '{name}' and tag.`{DIGEST}` = '{digest}'"
@@ -100,10 +118,14 @@ class Registry:
 
     def get(self, name: str, alias: str) -> Version | None:
         """The version that an alias points to; None if there is none."""
+        found = self._entry(name, alias)
+        return None if found is None else _version(found)
+
+    def _entry(self, name: str, alias: str) -> Any:
         from mlflow.exceptions import MlflowException
 
         try:
-            return _version(self._client.get_model_version_by_alias(name, alias))
+            return self._client.get_model_version_by_alias(name, alias)
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
@@ -177,11 +199,7 @@ class Registry:
             )
             run_id = created.info.run_id
         spec = _spec(package)
-        tags = {
-            DIGEST: digest,
-            "dataset_digest": spec.dataset_digest,
-            "architecture": spec.architecture,
-        }
+        tags = {DIGEST: digest, "architecture": spec.architecture, **data_tags(spec)}
         made = self._create_version(name, _log_model(package, run_id), run_id, tags)
         if opened:
             self._client.set_terminated(run_id, "FINISHED")

@@ -7,10 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segcore.data.class_points import ClassPoints
 from segcore.data.shard_format import PixelCounts
-
-# (row of the training split, class) -> (y, x) of some pixels of that class, [n, 2].
-ClassPoints = Mapping[tuple[int, int], NDArray[np.int32]]
 
 
 class _Dataset(Protocol):
@@ -35,7 +33,7 @@ class ByClass:
 
     share: float
     points: ClassPoints
-    rows: Mapping[int, NDArray[np.int64]]
+    rows: Mapping[int, NDArray[np.int32]]
     odds: NDArray[np.float64]
 
     def __call__(self, row: int, rng: np.random.Generator) -> tuple[int, tuple[int, int] | None]:
@@ -44,7 +42,7 @@ class ByClass:
             return row, None
         index = list(self.rows)[int(rng.choice(len(self.odds), p=self.odds))]
         row = int(rng.choice(self.rows[index]))
-        y, x = rng.choice(self.points[row, index])
+        y, x = rng.choice(self.points.points(row, index))
         return row, (int(y), int(x))
 
 
@@ -54,15 +52,13 @@ def create_by_class(dataset: _Dataset, share: float) -> ByClass | None:
         return None
     points = dataset.class_points()
     pixels = dataset.pixel_counts["pixels"]
-    rows: dict[int, list[int]] = {}
-    for row, index in sorted(points):
-        rows.setdefault(index, []).append(row)
+    rows = {int(index): points.rows_of(int(index)) for index in np.unique(points.klass)}
     if not rows:
         return None
     odds = np.array([max(pixels[index], 1) ** -0.5 for index in rows])
     return ByClass(
         share=share,
         points=points,
-        rows={index: np.array(found) for index, found in rows.items()},
+        rows=rows,
         odds=odds / odds.sum(),
     )

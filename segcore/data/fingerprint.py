@@ -28,6 +28,8 @@ def fingerprint(
         grey_share, deep_share: share of the training images with one channel, with more than 8
             bits.
         intensity: percentiles of all training pixels' grey values, 0..255.
+        oriented: by how much the shares of the classes differ between the upper and the lower
+            halves of the training masks, beyond what left and right halves differ: 0..1.
         void_share: ignored pixels of the training masks / all their pixels.
         classes: of the training masks; in index order, each with "name", "pixel_share" (of
             labelled pixels), "image_share" (of masks with a pixel of it), and, null where there
@@ -49,11 +51,26 @@ def fingerprint(
         "grey_share": _short(sum(f.grey for f in training) / count),
         "deep_share": _short(sum(f.deep for f in training) / count),
         "intensity": _intensity(training),
+        "oriented": _short(max(0.0, _halves(training, 0) - _halves(training, 1))),
         "void_share": _short(void / max(int(total.sum()), 1)),
         "classes": [
             _class(index, training, values, total, info) for index in range(len(info.classes))
         ],
     }
+
+
+def _halves(training: Sequence[Inspection], axis: int) -> float:
+    """Total variation distance between the class shares of the halves along y (0) or x (1)."""
+    first, second = np.zeros(256), np.zeros(256)
+    for inspection in training:
+        for shape in inspection.shapes:
+            pixels = 0 if inspection.values is None else int(inspection.values[shape.index])
+            share = float(np.mean(shape.points[:, axis] < inspection.size[axis] / 2))
+            first[shape.index] += pixels * share
+            second[shape.index] += pixels * (1 - share)
+    if not first.sum() or not second.sum():
+        return 0.0
+    return float(np.abs(first / first.sum() - second / second.sum()).sum() / 2)
 
 
 def _sizes(seen: Sequence[tuple[int, int]]) -> dict[str, Any]:

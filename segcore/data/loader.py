@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segcore.data.by_class import ByClass, ClassPoints, create_by_class
+from segcore.data.by_class import ByClass, create_by_class
 from segcore.data.cache import open_rows
+from segcore.data.class_points import ClassPoints
 from segcore.data.order import Plan, ShuffledPlan, check_counts, ordered_plan
 from segcore.data.rows import CachedRows, DecodedRows, JoinedSplit, Layout, Rows, Split
 from segcore.data.shard_format import ROW_GROUP, PixelCounts

@@ -25,7 +25,7 @@ from segcore.datasets.layout import Key, assign, find, read_lists, roots
 from segcore.datasets.palette import make_palette, read_classes
 from segcore.errors import DataError, OptionError
 
-OPTIONS = ("mask_values",)
+OPTIONS = ("mask_values", "title")
 LAYOUT = (
     "it needs images/ and masks/ with files of equal stems, or images/ and annotations.json (COCO)"
 )
@@ -68,8 +68,12 @@ class Folder:
 
     @property
     def name(self) -> str:
-        """The folder's own name, as a registry takes it."""
-        return re.sub(r"[^A-Za-z0-9_.-]+", "_", self.path.resolve().name).strip("._-") or "folder"
+        """The option `title`, else the folder's own name, as a registry takes it."""
+        title = self.source.options.get("title")
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", str(title or self.path.resolve().name)).strip("._-")
+        if title is not None and not name:
+            raise OptionError(f"title is {title!r}: give it a letter or a digit")
+        return name or "folder"
 
     def info(self) -> DatasetInfo:
         if self._coco is not None:

@@ -1,12 +1,15 @@
 """The evaluate stage on real shards, packages and a real MLflow store."""
 
 import csv
+import io
 import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -102,6 +105,71 @@ def check_report(folder: Path, outcome: Outcome) -> None:
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
     kinds = {path.name.split("-")[0] for path in (folder / "overlays").iterdir()}
     assert kinds == {"best", "median", "worst"}
+
+
+@pytest.mark.ray
+def test_champion_is_not_run_again_on_the_same_images(
+    project: Params,
+    painted_shards: Path,
+    good_package: Path,
+    bad_package: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def again(**values: Any) -> tuple[Outcome, bool]:
+        """The outcome, and whether the champion's figures came from the store."""
+        capsys.readouterr()
+        outcome = run(project.override(values), painted_shards, bad_package)
+        said = capsys.readouterr()
+        stored = "champion's figures from an earlier evaluation" in said.out
+        champion = outcome.champion
+        assert champion is not None
+        assert (f"evaluate {champion.version.uri}:" in said.err) != stored  # progress of a run
+        return outcome, stored
+
+    first = run(project, painted_shards, good_package)  # scored as candidate, then champion
+    files = list((tmp_path / "runs/evaluations").glob("*.parquet"))
+    assert len(files) == 1
+    with_store, stored = again(**{"evaluate.batch_size": 3})
+    assert stored
+    np.testing.assert_array_equal(with_store.champion.matrices, first.candidate.matrices)
+    kept = files[0].read_bytes()
+
+    for damage in (b"no parquet", kept[:-50], flip(kept), foreign(files[0])):
+        files[0].write_bytes(damage)
+        without, stored = again()
+        assert not stored
+        assert without.comparison == with_store.comparison
+        assert files[0].read_bytes() == kept  # and mended
+    assert again()[1]
+
+    _, stored = again(**{"evaluate.crf": {**CRF, "iterations": 0}})
+    assert not stored
+    assert len(list((tmp_path / "runs/evaluations").iterdir())) == 4
+
+
+CRF = {
+    "gaussian_sxy": 3.0,
+    "gaussian_weight": 3.0,
+    "bilateral_sxy": 49.0,
+    "bilateral_srgb": 5.0,
+    "bilateral_weight": 4.0,
+}
+
+
+def flip(data: bytes) -> bytes:
+    """A byte of the pages changed."""
+    middle = len(data) // 3
+    return data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
+
+
+def foreign(file: Path) -> bytes:
+    """The same figures, of other images."""
+    table = pq.read_table(file)
+    ids = pa.array([f"other_{name}" for name in table.column("id").to_pylist()], pa.string())
+    buffer = io.BytesIO()
+    pq.write_table(table.set_column(0, "id", ids), buffer)
+    return buffer.getvalue()
 
 
 @pytest.mark.ray

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from pipelines.params import Params, Section
-from pipelines.params.schema import COMMON_OPTIONS
+from pipelines.params.options import COMMON_OPTIONS
 from segcore.errors import OptionError
 
 ROOT = Path(__file__).parents[2]

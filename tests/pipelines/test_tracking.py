@@ -10,16 +10,19 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipelines.errors import TrackingError
+import segcore
+from pipelines.errors import OtherDataError, TrackingError
 from pipelines.params import Params
 from pipelines.tracking import connection, names, registry
 from pipelines.tracking import run as tracking
 from pipelines.tracking.buffer import Buffer
+from segcore.package import read_spec
 
 pytestmark = pytest.mark.ray
 
@@ -283,6 +286,38 @@ def test_same_package_is_one_version(
     folder = models.download(first)
     assert (folder / "model.json").read_bytes() == (good_package / "model.json").read_bytes()
     assert models.download(first) == folder
+
+
+def of_data(package: Path, to: Path, *, source: str, shards: str, **values: object) -> Path:
+    """A package as train writes it of a folder of the user's; `shards` is their digest."""
+    spec = replace(read_spec(package), dataset_name="cells", dataset_digest=shards, **values)
+    predictor = segcore.load_package(package)
+    spec = replace(spec, extra={**spec.extra, "data_source": source} if source else {})
+    return segcore.save_package(to, predictor.model, spec)
+
+
+def test_one_name_stands_for_one_folder_of_data(
+    project: Params, good_package: Path, tmp_path: Path
+) -> None:
+    models = registry.Registry(project)
+
+    def add(number: int, alias: str | None = "candidate", **facts: object) -> registry.Version:
+        return models.register(of_data(good_package, tmp_path / f"p{number}", **facts), None, alias)
+
+    add(1, "champion", source="", shards="0")  # of an older segcore
+    add(2, "champion", source="/a/cells", shards="1")
+    grown = add(3, source="/a/cells", shards="2")
+    moved = add(4, source="/moved/cells", shards="1")
+    assert (grown.name, moved.name) == ("segcore-cells", "segcore-cells")
+    words = r"segcore-cells .* version 2 .* /a/cells, .* /b/cells\. .* data\.options\.title"
+    with pytest.raises(OtherDataError, match=words):
+        add(5, source="/b/cells", shards="3")
+    with pytest.raises(OtherDataError, match=r"ground, disk, square, .* ground, disk, star\."):
+        add(6, source="/a/cells", shards="4", classes=("ground", "disk", "star"))
+    assert models.get("segcore-cells", "candidate") == moved
+    # What stands for the model is known before training, from its description alone.
+    with pytest.raises(OtherDataError):
+        models.check_data(read_spec(tmp_path / "p5"))
 
 
 def test_registered_model_loads_without_the_pipelines(

@@ -19,7 +19,7 @@ from segcore.datasets.base import silent
 from segcore.datasets.coco import fill_polygon
 from segcore.datasets.layout import assign
 from segcore.datasets.palette import make_palette, read_classes
-from segcore.errors import DataError
+from segcore.errors import DataError, OptionError
 from segcore.inference import rle
 
 
@@ -45,6 +45,16 @@ def test_subfolders_give_the_split(tmp_path: Path) -> None:
     add_pair(tmp_path / "own", "train/b", 9)
     found = {sample.id: sample.split for sample in samples_of(tmp_path / "own")}
     assert found == {"train-a": "train", "val-a": "val", "test-a": "test", "b": "train"}
+
+
+def test_title_is_the_name_in_the_characters_of_a_registry(tmp_path: Path) -> None:
+    add_pair(tmp_path / "own data", "a", 0)
+    source = DataSource(raw=tmp_path / "raw", path=tmp_path / "own data")
+    assert create_dataset("folder", source).info().name == "own_data"
+    titled = replace(source, options={"title": "Cells: 2nd batch/"})
+    assert create_dataset("folder", titled).info().name == "Cells_2nd_batch"
+    with pytest.raises(OptionError, match=r"title is '\?\?': give it a letter"):
+        create_dataset("folder", replace(source, options={"title": "??"})).info()
 
 
 def test_split_folders_may_lie_outside(tmp_path: Path) -> None:

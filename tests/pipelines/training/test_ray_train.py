@@ -1,10 +1,12 @@
 """Real Ray workers: a killed one changes nothing, two see what one sees, none outlives the run."""
 
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -16,6 +18,7 @@ from pipelines.cluster import train as ray_train
 from pipelines.errors import ClusterError
 from pipelines.params import Params
 from pipelines.training.run_state import Best, RunState
+from segcore.errors import DataError
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 # Batch statistics and dropout masks are a worker's own: without them two workers are one.
@@ -91,6 +94,43 @@ def final(folder: Path) -> dict[str, torch.Tensor]:
     state = RunState(folder, metric="val/miou", mode="max").resume()
     assert state is not None
     return dict(state["model"])
+
+
+def test_an_error_that_the_user_can_mend_is_one_line_and_never_retried(workspace) -> None:
+    workspace.write(**{"cluster.num_workers": 2, "train.lr": 1e30, **EXACT})
+    done = subprocess.run(
+        workspace.command("train"),
+        cwd=workspace.root,
+        env=workspace.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert "is not finite by step" in errors[0]
+    assert not (workspace.root / "outputs/candidate").exists()
+
+
+def test_an_error_of_one_worker_ends_those_that_wait_for_it(workspace, tmp_path: Path) -> None:
+    def worker(params: Params, shards: Path, folder: Path, resume: Any) -> Iterator[Any]:
+        import torch.distributed as dist
+
+        with (folder / f"starts-{dist.get_rank()}").open("a") as file:
+            file.write("started\n")
+        if dist.get_rank() == 1:
+            raise DataError("sample 7 is broken: mend it")
+        dist.barrier()
+        yield from ()
+
+    params = workspace.write(**{"cluster.num_workers": 2})
+    state = RunState(tmp_path / "run", metric="val/miou", mode="max")
+    with pytest.raises(DataError, match=r"^sample 7 is broken: mend it$"):
+        ray_train.run(worker, params, workspace.shards, state=state)
+    for rank in (0, 1):
+        assert (tmp_path / "run" / f"starts-{rank}").read_text() == "started\n"
+    assert not workers()
 
 
 def test_more_workers_than_processors_are_refused_before_ray_starts(workspace) -> None:

@@ -1,6 +1,7 @@
 """Stage train in one process: what it writes, what it refuses, and that a kill changes nothing."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from mlflow import MlflowClient
 
 import segcore
 from pipelines import train
-from pipelines.errors import ClusterError
+from pipelines.errors import ClusterError, OtherDataError
 from pipelines.params import Params
 from pipelines.tracking import registry
 from pipelines.training import run_state
@@ -121,9 +122,10 @@ def test_terminated_stage_closes_its_run_and_says_143(workspace) -> None:
             "unet3d, which takes volumes .* painted has images",
         ),
         ({"loss.name": "crossentropy"}, SegcoreError, "cross_entropy"),
+        ({"cluster.num_workers": 3}, OptionError, "batch_size 4 cannot be shared out .* take 6"),
         ({"data.name": "camvid"}, DataError, "run the prepare stage"),
         ({"tracking.uri": "http://127.0.0.1:9"}, SegcoreError, "tracking.uri"),
-        ({"cluster.num_workers": 4096}, ClusterError, "need 4096 CPUs"),
+        ({"cluster.num_workers": 4096, "train.batch_size": 4096}, ClusterError, "need 4096 CPUs"),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(workspace, values, error, message) -> None:
@@ -147,6 +149,40 @@ def test_images_smaller_than_the_model_admits_are_refused(workspace) -> None:
     write_shards(workspace.shards, dataset.meta, splits=rows, encode=lambda row: row)
     with pytest.raises(OptionError, match=r"unet, .* at least 32 pixels .* smallest side is 24"):
         train.main()
+
+
+def test_another_folder_of_the_same_name_is_refused_before_training(workspace, tmp_path) -> None:
+    one, other = tmp_path / "one/painted", tmp_path / "other/painted"
+    home = workspace.root / "data/shards/folder"
+    shutil.copytree(workspace.shards, home)
+    own = {"data.name": "folder", "train.epochs": 1}
+    params = workspace.write(**own, **{"data.path": str(one)})
+    train.main()
+    version = registry.Registry(params).get("segcore-painted", "candidate")
+    package = workspace.root / "outputs/candidate"
+    assert version.package_digest == segcore.package_digest(package)
+    dataset = segcore.open_shards(home)
+    rows = {name: [dataset.split(name).read(i) for i in range(4)] for name in ("train", "val")}
+    write_shards(home, dataset.meta, splits=rows, encode=lambda row: row)
+    workspace.write(**own, **{"data.path": str(other)})
+    with pytest.raises(OtherDataError, match=f"{one}, this one is of {other}"):
+        train.main()
+    workspace.write(**own, **{"data.path": str(one)})  # grown, shrunk or corrected: the same data
+    train.main()
+
+
+def test_an_error_in_training_is_one_line(workspace) -> None:
+    fixed = {"train.optimizer": "sgd", "train.warmup_fraction": 0.0, "train.schedule": "constant"}
+    workspace.write(**{"train.lr": 1e30, **fixed})
+    command, environment = workspace.command("train"), workspace.environment()
+    done = subprocess.run(
+        command, cwd=workspace.root, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "is not finite by step" in errors[0]
 
 
 def test_server_lost_at_the_end_leaves_the_package_and_says_so(

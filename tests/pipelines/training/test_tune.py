@@ -5,14 +5,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from mlflow import MlflowClient
 
+import segcore
 from pipelines import train, tune
 from pipelines.cluster import tune as ray_tune
+from segcore.data.codec import encode_image, encode_mask
+from segcore.data.shards import write_shards
+from segcore.errors import DataError, OptionError
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 SPACE = {
@@ -137,3 +142,76 @@ def test_values_of_any_kind_travel_to_trials() -> None:
         "loss.name": "dice",
         "loss.options": {"a": [1, None]},
     }
+
+
+def test_a_trial_whose_loss_is_not_finite_fails_alone_in_one_line(workspace) -> None:
+    space = {"train.lr": {"kind": "choice", "values": [1e30, 0.005]}}
+    fixed = {"train.optimizer": "sgd", "train.warmup_fraction": 0.0, "train.schedule": "constant"}
+    workspace.write(**{"tune.trials": 4, "tune.epochs": 1, "tune.space": space, **fixed})
+    done = subprocess.run(
+        workspace.command("tune"),
+        cwd=workspace.root,
+        env=workspace.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    best = yaml.safe_load((workspace.root / "outputs/tune/best.yaml").read_text())
+    assert best["overrides"] == {"train.lr": 0.005}
+    failed = [line for line in done.stdout.splitlines() if ": failed after 0 epochs: " in line]
+    assert len(failed) == best["trials"]["failed"] > 0
+    for line in failed:
+        assert "train.lr=1e+30" in line
+        assert "is not finite" in line
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "did not complete" not in done.stderr
+    outcomes = sorted(states(workspace.store, best["run_id"]).values())
+    assert set(outcomes) == {("FAILED", "failed"), ("FINISHED", "completed")}
+
+
+def test_an_error_that_no_values_mend_ends_the_search_at_once_in_one_line(workspace) -> None:
+    # Pixels that do not match their size: only reading the image shows it.
+    dataset = segcore.open_shards(workspace.shards)
+    rows = {name: [dataset.split(name).read(i) for i in range(4)] for name in ("train", "val")}
+    rows["train"] = [replace(row, image=row.image[:-40]) for row in rows["train"]]
+    write_shards(workspace.shards, dataset.meta, splits=rows, encode=lambda row: row)
+    workspace.write(**{"tune.trials": 5})
+    done = subprocess.run(
+        workspace.command("tune"),
+        cwd=workspace.root,
+        env=workspace.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert "train_" in errors[0]
+    assert "Traceback" not in done.stdout + done.stderr
+    assert done.stdout.count(": failed after 0 epochs: ") == 1
+    assert MlflowClient(workspace.store).get_run(parent_of(workspace.root)).info.status == "FAILED"
+
+
+def test_what_only_the_loader_refuses_stops_before_ray_starts(workspace, capsys) -> None:
+    workspace.write(**{"train.augment.scale": [2.0, 1.0]})
+    for main in (tune.main, train.main):
+        with pytest.raises(OptionError, match=r"train\.augment\.scale is \(2\.0, 1\.0\)"):
+            main()
+    mixed_sizes(workspace.shards)
+    workspace.write(**{"train.augment.crop": None})
+    for main in (tune.main, train.main):
+        with pytest.raises(DataError, match="training images have 2 sizes"):
+            main()
+    ray = sys.modules.get("ray")  # importing it here would fix its settings too early
+    assert ray is None or not ray.is_initialized()
+    assert not (workspace.root / "outputs").exists()
+
+
+def mixed_sizes(shards: Path) -> None:
+    """Make one training image smaller than the others."""
+    dataset = segcore.open_shards(shards)
+    rows = {name: [dataset.split(name).read(i) for i in range(4)] for name in ("train", "val")}
+    image, mask = dataset.split("train").decode(0)
+    small = {"image": encode_image(image[:40], "png"), "mask": encode_mask(mask[:40])}
+    rows["train"][0] = replace(rows["train"][0], height=40, **small)
+    write_shards(shards, dataset.meta, splits=rows, encode=lambda row: row)

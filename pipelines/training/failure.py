@@ -1,0 +1,36 @@
+"""A `SegcoreError` of a worker or a trial, on its way to the driver through a file.
+
+Ray hands exceptions on inside its own, with tracebacks, and retries what no retry can mend.
+"""
+
+import importlib
+import json
+from pathlib import Path
+
+from pipelines.storage import write_atomic
+from segcore.errors import SegcoreError
+
+FILE = "failure.json"
+
+
+def write(folder: Path, error: SegcoreError) -> None:
+    """Leave an error in the folder of a run."""
+    kind = type(error)
+    facts = {"module": kind.__module__, "kind": kind.__qualname__, "message": str(error)}
+    write_atomic(folder / FILE, json.dumps(facts).encode())
+
+
+def read(folder: Path) -> SegcoreError | None:
+    """The error that was left in a folder, of its own kind; None if there is none."""
+    try:
+        facts = json.loads((folder / FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    kind = getattr(importlib.import_module(facts["module"]), facts["kind"], SegcoreError)
+    error: SegcoreError = kind(facts["message"])
+    return error
+
+
+def clear(folder: Path) -> None:
+    """Forget the error of an earlier attempt."""
+    (folder / FILE).unlink(missing_ok=True)
