@@ -37,7 +37,13 @@ class ClassPoints:
 
     def rows_of(self, index: int) -> NDArray[np.int32]:
         """Rows of the train split that hold a class."""
-        return self.row[self.klass == index]
+        rows: NDArray[np.int32] = self.row[self.klass == index]
+        return rows
+
+    def classes_of(self, row: int) -> NDArray[np.int16]:
+        """Classes that a row of the train split holds, ascending."""
+        first, last = np.searchsorted(self.row, [row, row + 1])
+        return self.klass[int(first) : int(last)]
 
     def points(self, row: int, index: int) -> NDArray[np.int32]:
         """int32 [n, 2] of (y, x): pixels of a class in a row; empty if it has none."""

@@ -42,7 +42,9 @@ def fingerprint(
     seen = [f.size for s, f in zip(split_of, found, strict=True) if s in ("train", "val")]
     count = max(len(training), 1)
     values = [f.values for f in training if f.values is not None]
-    total = np.sum(values, axis=0, dtype=np.int64) if values else np.zeros(256, dtype=np.int64)
+    total = np.zeros(256, dtype=np.int64)
+    for counts in values:
+        total += counts
     void = int(total[info.ignore_index]) if 0 <= info.ignore_index <= 255 else 0
     return {
         "images": {split: split_of.count(split) for split in SPLITS},

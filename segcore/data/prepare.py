@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from segcore.data.atomic import new_folder
+from segcore.data.class_points import CLASS_POINTS, encode_points
 from segcore.data.codec import ENCODINGS
 from segcore.data.encode import Encoding
 from segcore.data.inspection import Fault, Inspection, inspect_sample
@@ -214,6 +215,7 @@ def write(
     encoding = Encoding(info, validation.size, image_encoding, meta.in_channels)
     pairs = list(zip(samples, found, strict=True))
     splits = {split: [pair for pair in pairs if pair[0].split == split] for split in SPLITS}
+    shapes = (inspection.shapes for _, inspection in splits["train"])
     written = 0
 
     def done(rows: int) -> None:
@@ -226,7 +228,8 @@ def write(
     with worker_pool(count_workers(len(samples), workers, per_worker=per_worker)) as pool:
         write_shards(
             Path(path), meta, splits=splits, encode=encoding.row, rows_per_shard=rows_per_shard,
-            pool=pool, done=done, extra={REJECTED: validation.csv()},
+            pool=pool, done=done, indices={CLASS_POINTS: encode_points(shapes)},
+            extra={REJECTED: validation.csv()},
         )  # fmt: skip
 
 

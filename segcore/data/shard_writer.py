@@ -41,6 +41,7 @@ def write_shards(
     rows_per_shard: int = 256,
     pool: WorkerPool | None = None,
     done: Done = lambda rows: None,
+    indices: Mapping[str, bytes] | None = None,
     extra: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a dataset's shards and their manifest in place of whatever is at `path`.
@@ -55,6 +56,7 @@ def write_shards(
         rows_per_shard: rows of one file.
         pool: processes that write files; None: this one.
         done: told after each file how many rows it has.
+        indices: files made from the rows, by name; in the manifest, of no split.
         extra: further files of the folder, by name; not in the manifest.
 
     Raises:
@@ -69,9 +71,16 @@ def write_shards(
     with new_folder(Path(path)) as folder:
         parts = _plan(folder, meta, splits, encode, rows_per_shard)
         entries = _write_parts(parts, pool, done)
-        for name, data in (extra or {}).items():
+        for name, data in {**(indices or {}), **(extra or {})}.items():
             (folder / name).write_bytes(data)
-        _write_manifest(folder, meta, {s: len(splits.get(s, ())) for s in SPLITS}, entries)
+        manifest = {
+            "format": FORMAT,
+            "dataset": meta.to_json(),
+            "splits": {split: len(splits[split]) for split in SPLITS if splits.get(split)},
+            "files": entries,
+            "indices": [_hashed(folder / name, folder) for name in sorted(indices or {})],
+        }
+        _write_manifest(folder, manifest)
 
 
 def _plan(
@@ -137,30 +146,19 @@ def _write_part(part: _Part[Any]) -> dict[str, Any]:
                 check_stop()
                 records.append(part.encode(item).record())
             writer.write_table(pa.Table.from_pylist(records, schema), row_group_size=ROW_GROUP)
-    return _entry(part.path, len(part.items))
+    return {**_hashed(part.path, part.path.parent.parent), "rows": len(part.items)}
 
 
-def _entry(file: Path, rows: int) -> dict[str, Any]:
+def _hashed(file: Path, folder: Path) -> dict[str, Any]:
+    """A file as the manifest lists it; synced to disk."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         os.fsync(stream.fileno())
-    return {
-        "path": f"{file.parent.name}/{file.name}",
-        "rows": rows,
-        "bytes": file.stat().st_size,
-        "sha256": digest,
-    }
+    path = file.relative_to(folder).as_posix()
+    return {"path": path, "bytes": file.stat().st_size, "sha256": digest}
 
 
-def _write_manifest(
-    folder: Path, meta: ShardMeta, splits: Mapping[str, int], files: Sequence[Mapping[str, Any]]
-) -> None:
-    manifest = {
-        "format": FORMAT,
-        "dataset": meta.to_json(),
-        "splits": {split: rows for split, rows in splits.items() if rows},
-        "files": list(files),
-    }
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
     with (folder / MANIFEST).open("w") as file:
         file.write(text)

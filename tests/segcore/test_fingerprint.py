@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from segcore.data.prepare import prepare
 from segcore.data.shapes import measure_shapes
-from segcore.data.shards import ShardedDataset, open_shards
+from segcore.data.shards import ShardedDataset, open_shards, verify_shards
 from segcore.datasets import DataSource, create_dataset
 from segcore.errors import DataError
 
@@ -23,7 +23,7 @@ def write(path: Path, masks: dict[str, np.ndarray], grey: bool = False) -> Shard
         (path / "images" / name).parent.mkdir(exist_ok=True)
         (path / "masks" / name).parent.mkdir(exist_ok=True)
         pixels = (mask % 255) * np.uint8(10)
-        pixels[0, 0] = len(name) + int(name[-1])  # no two pictures are the same
+        pixels[0, 0] = ord(name[-2])  # no two pictures are the same
         image = Image.fromarray(pixels if grey else np.stack([pixels] * 3, axis=-1))
         image.save(path / "images" / f"{name}.png")
         Image.fromarray(mask).save(path / "masks" / f"{name}.png")
@@ -107,6 +107,40 @@ def test_shapes_of_extremes() -> None:
     assert (dot.areas.tolist(), dot.points.tolist(), dot.thickness_px) == ([], [[0, 3]], 2)
     noise = np.random.default_rng(0).integers(0, 2, (900, 900), np.uint8)
     assert sum(measure_shapes(noise, 2, 255, "x")[0].areas) > 0
+
+
+def test_class_points_lie_in_their_class(tmp_path: Path) -> None:
+    masks = {"train/b2": squares(), "train/a1": bar(), "val/c3": squares(), "train/d4": bar().T}
+    shards = write(tmp_path / "own", masks)
+    assert [file["path"] for file in shards.indices] == ["class_points.parquet"]
+    points = shards.class_points()
+    train = shards.split("train")
+    assert train.ids == ["a1", "b2", "d4"]
+    found = list(zip(points.row.tolist(), points.klass.tolist(), strict=True))
+    assert found == [(0, 0), (0, 1), (1, 0), (1, 2), (2, 0), (2, 1)]
+    assert points.rows_of(1).tolist() == [0, 2]
+    assert points.classes_of(1).tolist() == [0, 2]
+    for row, index in found:
+        mask = train.decode(row)[1]
+        where = points.points(row, index)
+        assert mask is not None
+        assert where.shape == (32, 2)
+        assert (mask[where[:, 0], where[:, 1]] == index).all()
+    assert points.points(0, 2).shape == (0, 2)
+    ribbon = points.points(0, 1)
+    assert np.bincount(ribbon[:, 1] // 25, minlength=4).min() >= 4  # all along the bar
+    assert np.bincount(ribbon[:, 0] - 20, minlength=6).min() >= 3  # and over its width
+    (shards.path / "class_points.parquet").write_bytes(b"x" * shards.indices[0]["bytes"])
+    with pytest.raises(DataError, match=r"corrupt shard .*class_points\.parquet"):
+        shards.class_points()
+    with pytest.raises(DataError, match=r"class_points\.parquet: sha256"):
+        verify_shards(shards.path)
+
+
+def test_points_are_the_same_each_time(tmp_path: Path) -> None:
+    masks = {"train/a1": squares(), "val/c3": squares()}
+    first, second = (write(tmp_path / place / "own", masks) for place in "xy")
+    assert first.digest == second.digest
 
 
 def test_old_shards_are_refused(tmp_path: Path) -> None:
