@@ -3,7 +3,9 @@
 from typing import Any
 
 # So that `dvc exp run -S` finds them; an architecture that lacks one refuses it when it is set.
-COMMON_OPTIONS = frozenset({"backbone", "norm", "dropout", "base_channels", "upsample"})
+COMMON_OPTIONS = frozenset(
+    {"backbone", "norm", "dropout", "base_channels", "upsample", "head_kernel"}
+)
 
 
 def drop_unset(options: dict[str, Any]) -> dict[str, Any]:

@@ -205,6 +205,8 @@ RULES: dict[str, Rule] = {
     "model.options.backbone": option("resnet18", "light enough for minutes"),
     "model.options.norm": option("batch", "in the decoder too: learns faster"),
     "model.options.dropout": option(0.0, "minutes are too short to overfit"),
+    "model.options.upsample": option("nearest", "all channels reach the decoder's convolutions"),
+    "model.options.head_kernel": option(3, "logits grow faster under Adam, thin things first"),
     "train.augment.crop": crop,
     "train.batch_size": batch_size,
     "train.precision": precision,
