@@ -12,6 +12,7 @@ from pipelines.params.planned import load_planned
 from pipelines.progress import progress
 from pipelines.tracking.names import tune_name
 from pipelines.tracking.run import open_run
+from pipelines.training.build import check
 from pipelines.training.run_state import RunState
 from segcore.errors import OptionError
 
@@ -63,7 +64,7 @@ def main() -> None:
     dataset = segcore.open_shards(shards)
     for key, distribution in params.search_space().items():
         for end in distribution.ends():
-            train.check(ray_tune.trial_params(params, {key: end}), dataset)
+            check(ray_tune.trial_params(params, {key: end}), dataset)
     inputs = {**params.pick(IDENTITY), "shards": dataset.digest}
     folder = storage.run_folder(params.cluster.storage, "tune", storage.run_digest("tune", inputs))
     state = RunState(folder, metric=settings.metric, mode=settings.mode)

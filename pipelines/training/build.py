@@ -1,0 +1,92 @@
+"""What params describe, built for a dataset: model, task, loaders; and refused in time."""
+
+from typing import Any
+
+import segcore
+from pipelines import storage
+from pipelines.params import Params
+from segcore.errors import OptionError
+
+
+def loader_options(params: Params) -> dict[str, Any]:
+    """Keyword arguments of `segcore.create_loaders` that are the same on every rank."""
+    return {
+        "batch_size": params.train.batch_size,
+        "seed": params.train.seed,
+        "augment": params.train.augment.model_dump(),
+        "cache": params.data.cache,
+        "cache_dir": storage.absolute(params.cluster.storage) / "cache",
+        "workers": params.train.loader_workers,
+    }
+
+
+def build_model(params: Params, dataset: Any) -> Any:
+    """The architecture that params name, for the classes and channels of a dataset.
+
+    Raises:
+        OptionError: an option that the architecture lacks, or one that the dataset decides.
+    """
+    fixed = {"num_classes": dataset.num_classes, "in_channels": dataset.in_channels}
+    for key, value in fixed.items():
+        if params.model.options.get(key, value) != value:
+            raise OptionError(
+                f"model.options.{key} is {params.model.options[key]}, dataset {dataset.name} has "
+                f"{value}: remove it from model.options, it follows from the data"
+            )
+    options = {key: value for key, value in params.model.options.items() if key not in fixed}
+    return segcore.create_model(
+        params.model.name, **fixed, pretrained=params.model.pretrained, **options
+    )
+
+
+def build_task(params: Params, dataset: Any) -> Any:
+    """The dataset's task with the loss that params name."""
+    return segcore.create_task(dataset.task, dataset, **params.loss.task_options())
+
+
+def check(params: Params, dataset: Any, *, workers: int = 1) -> None:
+    """Refuse what could only fail later: a model or loss that cannot be, images that do not fit.
+
+    Args:
+        params: of the run or of one trial.
+        dataset: opened shards.
+        workers: processes that share a batch.
+
+    Raises:
+        SegcoreError: a name, an option, a value or the data is wrong.
+    """
+    from segcore.engine.options import FitOptions
+
+    FitOptions(**params.train.fit_options())
+    check_size(params, dataset)
+    loading = loader_options(params)
+    if loading["cache"] == "disk":
+        loading["cache"] = "none"  # written by the first worker; here it would take minutes
+    segcore.create_loaders(dataset, **loading, world_size=workers)
+    build_model(params, dataset)
+    build_task(params, dataset)
+
+
+def check_size(params: Params, dataset: Any) -> None:
+    """Compare the smallest images with what the architecture says that it takes.
+
+    Raises:
+        OptionError: it takes volumes, or larger images.
+    """
+    name = params.model.name
+    if name not in segcore.list_models():
+        return  # torchvision's have no card; an unknown name is refused when it is built
+    card = segcore.model_card(name)
+    if card.input_dims != 2:
+        raise OptionError(
+            f"model.name is {name}, which takes volumes [N, C, D, H, W], and {dataset.name} has "
+            "images: take another model"
+        )
+    crop = params.train.augment.crop
+    train = [tuple(crop)] if crop else dataset.split("train").sizes
+    sides = [min(size) for size in [*train, *dataset.split("val").sizes]]
+    if sides and min(sides) < card.min_size:
+        raise OptionError(
+            f"model.name is {name}, which takes images of at least {card.min_size} pixels a side; "
+            f"the smallest side is {min(sides)}: enlarge data.size or train.augment.crop"
+        )
