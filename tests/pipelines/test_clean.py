@@ -38,7 +38,7 @@ def runs(project: Params, tmp_path: Path) -> Path:
     """A storage folder with one of everything, two hours old; params.yaml names it."""
     import yaml
 
-    Path("params.yaml").write_text(yaml.safe_dump(project.model_dump(mode="json")))
+    Path("params.yaml").write_text(yaml.safe_dump(project.dump()))
     home = tmp_path / "runs"
     fill(home / f"train-{DIGEST}/checkpoints/step_1/state.pt", 5_000_000)
     fill(home / f"tune-{DIGEST}/search/state.json")

@@ -87,7 +87,9 @@ def test_dvc_sets_common_options_of_models_and_null_is_the_architecture_s_own(
     apply_overrides(file, ["model.name=unet", override])
     changed = Params.load(file)
     assert changed.model.options["norm"] == "batch"
-    alone = changed.override({f"model.options.{name}": None for name in ("backbone", "dropout")})
+    alone = changed.override(
+        {f"model.options.{name}": None for name in plain.model.options if name != "norm"}
+    )
     assert alone.model.options == {"norm": "batch"}
     assert alone.digest(["model"]) == plain.override(
         {"model.name": "unet", "model.options": {"norm": "batch"}}
