@@ -43,6 +43,7 @@ def cross_check(
     _check_ids(samples, checked)
     _check_duplicates(samples, found, checked)
     _check_values(samples, found, info, checked)
+    _check_depth(samples, found, info, checked)
     _check_classes(samples, found, info, checked)
     return checked
 
@@ -111,6 +112,21 @@ def _check_values(
                 "or name more classes",
             )
             checked.reject(row, sample, sample.mask, *what)
+
+
+def _check_depth(
+    samples: Sequence[Sample],
+    found: Sequence[Inspection],
+    info: DatasetInfo,
+    checked: CrossCheck,
+) -> None:
+    """Warn of images whose lower bits no reader here gives: one line for all of them."""
+    cut = [sample for sample, inspection in zip(samples, found, strict=True) if inspection.cut]
+    if cut:
+        value = f"{len(cut)} images, first {file_name(cut[0].image, cut[0])}"
+        fix = "only their upper 8 bits are used: save them as PNG, or scale them to 8 bits"
+        fault = Fault(info.name, cut[0].split, "16-bit colour image", value, fix, "warning")
+        checked.faults.append(fault)
 
 
 def _check_classes(

@@ -53,7 +53,7 @@ def out_of_range(path: Path) -> None:
 
 
 def rgb(path: Path) -> None:
-    save_mask(path / "masks" / "s1.png", np.full((*SIZE, 3), 9, np.uint8))
+    save_mask(path / "masks" / "s1.png", np.full((*SIZE, 3), (9, 9, 8), np.uint8))
 
 
 def mismatch(path: Path) -> None:
@@ -86,12 +86,8 @@ def no_picture(path: Path) -> None:
     (path / "images" / "s1.png").write_text("hello")
 
 
-def deep_image(path: Path) -> None:
-    Image.fromarray(np.full(SIZE, 3000, np.uint16)).save(path / "images" / "s1.png")
-
-
 def deep_mask(path: Path) -> None:
-    Image.fromarray(np.ones(SIZE, np.uint16)).save(path / "masks" / "s1.png")
+    Image.fromarray(np.full(SIZE, 300, np.uint16)).save(path / "masks" / "s1.png")
 
 
 def lossy(path: Path) -> None:
@@ -105,7 +101,7 @@ def same_id(path: Path) -> None:
 
 FAULTS: list[tuple[Callable[[Path], None], str, str, str, str]] = [
     (out_of_range, "masks/s1.png", "class id out of range", "7", "use 0..2 or 255 (ignored)"),
-    (rgb, "masks/s1.png", "RGB mask without a palette", "(9,9,9)", "one-channel PNG"),
+    (rgb, "masks/s1.png", "RGB mask without a palette", "(9,9,8)", "one-channel PNG"),
     (mismatch, "masks/s1.png", "size mismatch", "mask 24x19, image 24x20", "same height"),
     (no_mask, "images/s1.png", "missing mask", "none of this stem", "unlabelled.txt"),
     (no_image, "images/s1.png", "missing image", "No such file or directory", "add the image"),
@@ -113,8 +109,7 @@ FAULTS: list[tuple[Callable[[Path], None], str, str, str, str]] = [
     (truncated_image, "images/s1.png", "unreadable image", "truncated", "intact copy"),
     (truncated_mask, "masks/s1.png", "unreadable mask", "truncated", "intact copy"),
     (no_picture, "images/s1.png", "unreadable image", "not an image file", "intact copy"),
-    (deep_image, "images/s1.png", "16-bit image", "16 bits", "8 bits per channel"),
-    (deep_mask, "masks/s1.png", "16-bit mask", "16 bits", "8-bit one-channel PNG"),
+    (deep_mask, "masks/s1.png", "16-bit mask", "300", "8-bit one-channel PNG"),
     (lossy, "masks/s1.jpg", "lossy mask", "JPEG", "export it as PNG"),
     (same_id, "images/s1.png", "duplicate id", "s1 is also", "rename one"),
 ]
