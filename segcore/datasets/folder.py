@@ -76,6 +76,9 @@ class Folder:
             return self._coco.info(self.name, self.source)
         names, colors = self._classes
         values = _mask_values(self.source.options.get("mask_values", {}))
+        assumed = () if values or colors or len(names) not in (0, 2) else self._binary
+        if assumed:
+            values = {0: 0, assumed[1]: 1}
         if not names:
             names = tuple(f"class_{index}" for index in range(self._count_classes(values)))
         if len(names) > 256:
@@ -88,6 +91,7 @@ class Folder:
             ignore_index=self.source.ignore_index,
             mask_values=values,
             mask_colors={color: index for index, color in enumerate(colors)},
+            assumptions=tuple(_assumption(value) for value in assumed[1:]),
         )
 
     def samples(self) -> Iterator[Sample]:
@@ -168,19 +172,37 @@ class Folder:
         return self.source.classes, colors
 
     def _count_classes(self, values: Mapping[int, int]) -> int:
-        """How many classes unnamed masks have: up to the largest index below which most occur.
-
-        Masks of only 0 and 255 count as two classes, so that validation can say what is wrong.
-        """
+        """How many classes unnamed masks have: up to the largest index below which most occur."""
         if values:
             return max({*values.values()} - {self.source.ignore_index}, default=0) + 1
-        with ThreadPoolExecutor(8) as pool:
-            files = [file for found in self._masks.values() for file in found]
-            seen: set[int] = set().union(*pool.map(_indices, files))
-        if seen == {0, 255}:
-            return 2
+        seen: set[int] = set().union(*self._values())
         ordered = enumerate(sorted(seen - {self.source.ignore_index}), start=1)
         return max((index + 1 for rank, index in ordered if 2 * rank > index), default=1)
+
+    @cached_property
+    def _binary(self) -> tuple[int, ...]:
+        """The values 0 and v where all masks hold only these and v is more than 1; else empty."""
+        seen: set[int] = set()
+        for values in self._values():
+            seen |= values
+            if len(seen) > 2:
+                return ()
+        return tuple(sorted(seen)) if len(seen) == 2 and min(seen) == 0 and 1 not in seen else ()
+
+    def _values(self) -> Iterator[set[int]]:
+        """Values of each mask, read by threads, a few ahead."""
+        files = [file for found in self._masks.values() for file in found]
+        with ThreadPoolExecutor(8) as pool:
+            for start in range(0, len(files), 64):
+                yield from pool.map(_indices, files[start : start + 64])
+
+
+def _assumption(value: int) -> tuple[str, str, str]:
+    return (
+        f"binary mask 0/{value}",
+        f"{value} is taken for class 1",
+        f"nothing, or overrule it: data.options.mask_values: {{0: 0, {value}: 255}} ignores it",
+    )
 
 
 def _indices(file: Path) -> set[int]:
