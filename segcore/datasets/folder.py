@@ -21,13 +21,15 @@ from segcore.data.sample import SPLITS, DatasetInfo, Sample
 from segcore.datasets.archive import hash_file
 from segcore.datasets.base import DataSource, Progress, silent
 from segcore.datasets.coco import CocoFolder, find_annotations
-from segcore.datasets.layout import Key, assign, find, read_lists, roots
+from segcore.datasets.layout import FOLDERS, Key, assign, find, pair, read_lists, roots
 from segcore.datasets.palette import make_palette, read_classes
 from segcore.errors import DataError, OptionError
 
 OPTIONS = ("mask_values",)
 LAYOUT = (
-    "it needs images/ and masks/ with files of equal stems, or images/ and annotations.json (COCO)"
+    "it needs images/ and masks/ with files of equal stems (or stems that differ by one suffix, as "
+    "x.jpg and x_mask.png), or images/ and annotations.json (COCO). Looked for "
+    f"{', '.join(FOLDERS['images'])} and {', '.join(FOLDERS['masks'])}"
 )
 
 
@@ -35,8 +37,9 @@ class Folder:
     """A user's folder; it is read in place, nothing is copied.
 
     Layout of `source.path`:
-        images/, masks/: files of equal stems; or train/, val/, test/, unlabelled/ in each, or
-            around both.
+        images/, masks/: files of equal stems, or with one suffix on every mask's stem (x_mask.png)
+            or image's; or train/, val/, test/, unlabelled/ in each, or around both. Other names
+            that folders may have: `layout.FOLDERS`.
         annotations.json or annotations/<split>.json: COCO, instead of masks/.
         classes.txt: a name a line, in index order; with "r g b" or "#rrggbb" after it, masks may
             be pictures in these colours.
@@ -111,7 +114,7 @@ class Folder:
             place, stem = key
             name = f"{place}-{stem}" if place and stems[stem] > 1 else stem
             found = masks.get(key, [None])
-            for image in images.get(key, [self.path / "images" / place / f"{stem}.png"]):
+            for image in images.get(key, [self._image_folder / place / f"{stem}.png"]):
                 for mask in found:
                     yield Sample(
                         id=name.replace("/", "-"), split=splits[key], image=image, mask=mask
@@ -139,7 +142,21 @@ class Folder:
 
     @cached_property
     def _masks(self) -> dict[Key, list[Path]]:
-        return find(self.path, "masks")
+        """By the key of their image."""
+        masks = pair(self._images, find(self.path, "masks"))
+        if masks and not self._images.keys() & masks.keys():
+            image, mask = next(iter(self._images.values()))[0], next(iter(masks.values()))[0]
+            raise DataError(
+                f"no image of {self.path} has a mask: {image.relative_to(self.path)} and "
+                f"{mask.relative_to(self.path)} are of different stems. {self.path.name}: {LAYOUT}"
+            )
+        return masks
+
+    @property
+    def _image_folder(self) -> Path:
+        """Where an image is said to be missing."""
+        found = [folder for place, folder in roots(self.path, "images") if not place]
+        return found[0] if found else self.path / "images"
 
     def _check(self) -> None:
         if not self.path.is_dir():
@@ -175,26 +192,27 @@ class Folder:
         """How many classes unnamed masks have: up to the largest index below which most occur."""
         if values:
             return max({*values.values()} - {self.source.ignore_index}, default=0) + 1
-        seen: set[int] = set().union(*self._values())
-        ordered = enumerate(sorted(seen - {self.source.ignore_index}), start=1)
+        ordered = enumerate(sorted(self._seen - {self.source.ignore_index}), start=1)
         return max((index + 1 for rank, index in ordered if 2 * rank > index), default=1)
 
-    @cached_property
+    @property
     def _binary(self) -> tuple[int, ...]:
         """The values 0 and v where all masks hold only these and v is more than 1; else empty."""
-        seen: set[int] = set()
-        for values in self._values():
-            seen |= values
-            if len(seen) > 2:
-                return ()
-        return tuple(sorted(seen)) if len(seen) == 2 and min(seen) == 0 and 1 not in seen else ()
+        seen = tuple(sorted(self._seen))
+        return seen if len(seen) == 2 and seen[0] == 0 and seen[1] > 1 else ()
 
-    def _values(self) -> Iterator[set[int]]:
-        """Values of each mask, read by threads, a few ahead."""
+    @cached_property
+    def _seen(self) -> set[int]:
+        """Values of all masks; where classes are named, of as many masks as hold three values."""
+        enough = 3 if self._classes[0] else 257
         files = [file for found in self._masks.values() for file in found]
+        seen: set[int] = set()
         with ThreadPoolExecutor(8) as pool:
             for start in range(0, len(files), 64):
-                yield from pool.map(_indices, files[start : start + 64])
+                seen.update(*pool.map(_indices, files[start : start + 64]))
+                if len(seen) >= enough:
+                    break
+        return seen
 
 
 def _assumption(value: int) -> tuple[str, str, str]:
