@@ -13,22 +13,21 @@ ENCODINGS = ("keep", "png", "jpeg", "raw")
 NPY_MAGIC = b"\x93NUMPY"
 JPEG_QUALITY = 92
 
+STRETCH = (0.001, 0.999)
+
 _GREY_MODES = ("1", "L", "LA")
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 _ORIENTATION = 0x0112
+_BITS_PER_SAMPLE = 0x0102
+_PNG = b"\x89PNG"
 
 Pixels = NDArray[np.uint8]
 
 
-class DeepImageError(DataError):
-    """An image of more than 8 bits per channel."""
-
-
-def open_image(encoded: bytes) -> Image.Image:
-    """Read an image completely and turn it upright as its EXIF orientation says.
+def read_image(encoded: bytes) -> Image.Image:
+    """Read an image completely, as it is stored: of any depth, not turned.
 
     Raises:
-        DeepImageError: it has more than 8 bits per channel.
         DataError: it is not an image, or truncated.
     """
     try:
@@ -38,11 +37,99 @@ def open_image(encoded: bytes) -> Image.Image:
         raise DataError("not an image file") from error
     except Exception as error:  # Pillow's decoders raise every kind of error on broken files
         raise DataError(f"broken image file: {error}") from error
-    if image.mode in _DEEP_MODES or (encoded.startswith(b"\x89PNG") and encoded[24] == 16):
-        raise DeepImageError("16 bits per channel or more: convert it to 8 bits")
-    if image.getexif().get(_ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
     return image
+
+
+def open_image(encoded: bytes) -> Image.Image:
+    """Read an image completely, in 8 bits and upright; see `upright`.
+
+    Raises:
+        DataError: it is not an image, or truncated, or has values that are no numbers.
+    """
+    return upright(read_image(encoded), encoded)
+
+
+def upright(image: Image.Image, encoded: bytes) -> Image.Image:
+    """Bring a loaded image to 8 bits (`to_eight_bit`) and turn it as its EXIF orientation says.
+
+    Args:
+        image: as Pillow opened it.
+        encoded: its file, from which 16-bit colour PNG is read again: Pillow drops the low byte.
+
+    Raises:
+        DataError: it has values that are no numbers.
+    """
+    if image.mode in _DEEP_MODES:
+        return turned(Image.fromarray(to_eight_bit(np.asarray(image))), image)
+    if is_deep(image, encoded) and encoded.startswith(_PNG):
+        return turned(Image.fromarray(to_eight_bit(_read_deep_png(encoded))), image)
+    return turned(image, image)
+
+
+def turned(image: Image.Image, source: Image.Image) -> Image.Image:
+    """Turn an image as the EXIF orientation of its source says."""
+    orientation = source.getexif().get(_ORIENTATION, 1)
+    if orientation == 1:
+        return image
+    image.getexif()[_ORIENTATION] = orientation
+    return ImageOps.exif_transpose(image)
+
+
+def is_deep(image: Image.Image, encoded: bytes) -> bool:
+    """Whether an image's file has more than 8 bits per channel."""
+    if encoded.startswith(_PNG):
+        return encoded[24] == 16
+    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))
+    return image.mode in _DEEP_MODES or max(bits) > 8
+
+
+def loses_low_bits(image: Image.Image, encoded: bytes) -> bool:
+    """Whether only the upper 8 bits of a deep image can be read: colour TIFF, say."""
+    grey = image.mode in _DEEP_MODES
+    return is_deep(image, encoded) and not grey and not encoded.startswith(_PNG)
+
+
+def _read_deep_png(encoded: bytes) -> NDArray[np.uint16]:
+    """uint16 [H, W] or [H, W, 3] of a 16-bit PNG; alpha is dropped."""
+    import torch  # seconds to import, and such images are rare
+    from torchvision.io import ImageReadMode, decode_image
+
+    data = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
+    pixels: NDArray[np.uint16] = decode_image(data, ImageReadMode.UNCHANGED).numpy()
+    channels = pixels.shape[0]
+    return pixels[0] if channels < 3 else np.moveaxis(pixels[:3], 0, 2)
+
+
+def to_eight_bit(pixels: NDArray[Any]) -> Pixels:
+    """Bring deeper pixels to 8 bits, by the same rule wherever an image comes from.
+
+    Values of at most 255 (floats: of 0..1, which become 0..255) are kept. Others are stretched
+    image by image, over all channels alike: the 0.1 % percentile becomes 0, that of 99.9 % 255. A
+    12-bit camera's picture is then as bright as a 16-bit one's. Of an image of one value, an
+    integer is divided by 256.
+
+    Args:
+        pixels: unsigned, signed or float [H, W] or [H, W, C].
+
+    Raises:
+        DataError: a value is infinite or no number.
+    """
+    if pixels.dtype == np.uint8 or not pixels.size:
+        return pixels.astype(np.uint8)
+    least, greatest = float(pixels.min()), float(pixels.max())
+    if not np.isfinite([least, greatest]).all():
+        raise DataError("its pixels are infinite or no numbers: replace them by numbers")
+    floating = np.issubdtype(pixels.dtype, np.floating)
+    if least >= 0 and greatest <= (1 if floating else 255):
+        return np.rint(pixels * 255.0).astype(np.uint8) if floating else pixels.astype(np.uint8)
+    low, high = np.quantile(pixels, STRETCH)
+    if low == high:
+        low, high = least, greatest
+    if low == high:
+        return np.full(pixels.shape, np.clip(least / 256, 0, 255), dtype=np.uint8)
+    levels = (np.clip(pixels, low, high) - low) * (255 / (high - low))
+    stretched: Pixels = np.rint(levels).astype(np.uint8)
+    return stretched
 
 
 def is_grey(image: Image.Image) -> bool:

@@ -32,7 +32,8 @@ class Encoding:
     Args:
         info: how the source encodes masks.
         size: (height, width) to bring images and masks to; None: as they are.
-        image_encoding: "keep", "png", "jpeg" or "raw".
+        image_encoding: "keep", "png", "jpeg" or "raw". An image of more than 8 bits per channel
+            is never kept: it is stored in 8 (`codec.to_eight_bit`), as PNG under "keep".
         channels: of images that are encoded anew: 1 or 3.
     """
 
@@ -55,7 +56,7 @@ class Encoding:
         height, width = found.size
         return Row(
             id=sample.id,
-            image=self._image(encoded),
+            image=self._image(encoded, found.deep),
             mask=None if sample.mask is None else self._mask(read_bytes(sample.mask)),
             instances=self._instances(sample, encoded),
             labels=self._labels(sample, found),
@@ -64,16 +65,13 @@ class Encoding:
             source_sha256=found.source_sha256,
         )
 
-    def _image(self, encoded: bytes) -> bytes:
-        wanted = self.image_encoding
+    def _image(self, encoded: bytes, deep: bool) -> bytes:
+        wanted, as_is = self.image_encoding, self.size is None and not deep
+        magic = {"png": PNG_MAGIC, "jpeg": JPEG_MAGIC}.get(wanted, b"never")
+        if as_is and (wanted == "keep" or encoded.startswith(magic)):
+            return encoded
         if wanted == "keep":
             wanted = "jpeg" if encoded.startswith(JPEG_MAGIC) else "png"
-            if self.size is None:
-                return encoded
-        elif self.size is None and encoded.startswith(
-            {"png": PNG_MAGIC, "jpeg": JPEG_MAGIC}.get(wanted, b"never")
-        ):
-            return encoded
         image = open_image(encoded)
         if self.size is not None:
             image = resize_image(image, self.size)

@@ -1,8 +1,8 @@
 """Read one sample completely: what is wrong with it, and what it holds."""
 
 import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segcore.data.codec import (
-    DeepImageError,
     Pixels,
+    is_deep,
     is_grey,
-    open_image,
+    loses_low_bits,
+    read_image,
     resize_image,
     resize_mask,
+    upright,
 )
 from segcore.data.labels import LabelError, read_labels
 from segcore.data.sample import SPLITS, DatasetInfo, Sample
@@ -59,6 +61,7 @@ class Inspection:
         values: pixels of each value 0..255 of the mask after mapping; None if unlabelled.
         source_values: values of the source's mask before resizing, sorted.
         deep: the image has more than 8 bits per channel.
+        cut: of these, only the upper 8 could be read.
         luma: pixels of each grey value 0..255; None outside the training split.
         shapes: of the mask's classes, after resizing; none outside the training split.
     """
@@ -72,6 +75,7 @@ class Inspection:
     values: NDArray[np.int64] | None = None
     source_values: tuple[int, ...] = ()
     deep: bool = False
+    cut: bool = False
     luma: NDArray[np.int32] | None = None
     shapes: tuple[ClassShape, ...] = ()
 
@@ -113,14 +117,20 @@ def inspect_sample(
         return Inspection(tuple(faults))
     digest = hashlib.sha256(encoded).hexdigest()
     try:
-        image = open_image(encoded)
+        stored = read_image(encoded)
+        image = upright(stored, encoded)
     except DataError as error:
-        deep = isinstance(error, DeepImageError)
-        kind = "16-bit image" if deep else "unreadable image"
-        add(sample.image, kind, str(error), FIXES[kind])
+        add(sample.image, "unreadable image", str(error), FIXES["unreadable image"])
         return Inspection(tuple(faults), digest)
     mask = _read_mask(sample, info, (image.height, image.width), add)
-    return _measure(image, mask, sample, info, digest=digest, size=size, faults=faults)
+    found = _measure(image, mask, sample, info, size)
+    return replace(
+        found,
+        faults=tuple(faults),
+        source_sha256=digest,
+        deep=is_deep(stored, encoded),
+        cut=loses_low_bits(stored, encoded),
+    )
 
 
 def _read_mask(
@@ -142,7 +152,6 @@ def _read_mask(
 
 FIXES = {
     "binary mask 0/255": "write 1 for 255, or set data.options.mask_values: {0: 0, 255: 1}",
-    "16-bit image": "scale it to 8 bits per channel and save it again",
     "unreadable image": "replace the file by an intact copy",
     "missing mask": "add the mask, or list the stem in unlabelled.txt",
 }
@@ -153,11 +162,9 @@ def _measure(
     mask: Pixels | None,
     sample: Sample,
     info: DatasetInfo,
-    *,
-    digest: str,
     size: tuple[int, int] | None,
-    faults: Iterable[Fault],
 ) -> Inspection:
+    """What image and mask hold, at the stored size."""
     source_values: tuple[int, ...] = ()
     grey = is_grey(image)
     if mask is not None:
@@ -174,8 +181,7 @@ def _measure(
     if training and mask is not None:
         shapes = measure_shapes(mask, info.num_classes, info.ignore_index, sample.id)
     return Inspection(
-        faults=tuple(faults),
-        source_sha256=digest,
+        faults=(),
         grey=grey,
         size=(image.height, image.width),
         sums=tuple(int(c @ levels) for c in channels),

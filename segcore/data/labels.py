@@ -1,12 +1,13 @@
 """Source masks of every kind to class indices: index maps, palettes, grey values, colours."""
 
 import io
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segcore.data.codec import DeepImageError, Pixels, open_image
+from segcore.data.codec import Pixels, is_deep, read_image, turned, upright
 from segcore.data.sample import DatasetInfo
 from segcore.errors import DataError
 
@@ -43,10 +44,9 @@ def read_labels(encoded: bytes, info: DatasetInfo, size: tuple[int, int] | None 
         LabelError: it is no such mask.
     """
     try:
-        mask = open_image(encoded)
-    except DeepImageError as error:
-        fix = "save class indices as an 8-bit one-channel PNG"
-        raise LabelError("16-bit mask", str(error), fix) from error
+        mask = _open_mask(encoded)
+    except LabelError:
+        raise
     except DataError as error:
         fix = "replace the file by an intact copy"
         raise LabelError("unreadable mask", str(error), fix) from error
@@ -63,7 +63,31 @@ def read_labels(encoded: bytes, info: DatasetInfo, size: tuple[int, int] | None 
         mask = mask.convert("RGB")
     if mask.mode in ("1", "L", "LA", "P"):
         return _indices(mask, info)
-    return _colors(np.asarray(mask.convert("RGB"), dtype=np.uint8), info)
+    pixels = np.asarray(mask.convert("RGB"), dtype=np.uint8)
+    if not info.mask_colors and (pixels == pixels[:, :, :1]).all():
+        return _indices(Image.fromarray(pixels[:, :, 0]), info)
+    return _colors(pixels, info)
+
+
+def _open_mask(encoded: bytes) -> Image.Image:
+    """A mask, upright, of 8 bits per channel; deeper ones must hold values below 256."""
+    image = read_image(encoded)
+    if not is_deep(image, encoded):
+        return upright(image, encoded)
+    fix = "save class indices, below 256, as an 8-bit one-channel PNG"
+    values = np.asarray(image)
+    if values.ndim > 2:
+        raise LabelError("16-bit mask", "16 bits per colour channel", fix)
+    found = np.unique(values)
+    wrong = found[~((found >= 0) & (found <= 255) & (found == np.rint(found)))]
+    if wrong.size:
+        raise LabelError("16-bit mask", _some(wrong), fix)
+    return turned(Image.fromarray(values.astype(np.uint8)), image)
+
+
+def _some(values: NDArray[Any]) -> str:
+    """The first of some numbers."""
+    return ", ".join(f"{value:g}" for value in values[:10]) + (", ..." if values.size > 10 else "")
 
 
 def _indices(mask: Image.Image, info: DatasetInfo) -> Pixels:

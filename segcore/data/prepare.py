@@ -97,7 +97,8 @@ def prepare(
         path: folder of the shards; replaced as a whole.
         size: (height, width) to bring images (bilinear, antialiased) and masks (nearest) to;
             None keeps the source's.
-        image_encoding: "keep" the source's bytes, or "png", "jpeg", "raw" (.npy).
+        image_encoding: "keep" the source's bytes, or "png", "jpeg", "raw" (.npy). Images of more
+            than 8 bits are brought to 8 and never kept.
         rows_per_shard: rows of one file.
         max_rejected: bad samples that are left out; more of them fail.
         workers: processes; None: as many as are worth it.

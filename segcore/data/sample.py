@@ -64,6 +64,8 @@ class DatasetInfo:
             is not already an index map (ISBI EM: {0: 0, 255: 1}). Empty: values are indices.
         mask_colors: source (r, g, b) -> class index, where masks are RGB pictures. Empty: they
             are not.
+        assumptions: what the adapter took for granted, each as (what, value found, how to
+            overrule): warnings of validation.
     """
 
     name: str
@@ -75,6 +77,7 @@ class DatasetInfo:
     things: tuple[bool, ...] = ()
     mask_values: Mapping[int, int] = field(default_factory=dict)
     mask_colors: Mapping[tuple[int, int, int], int] = field(default_factory=dict)
+    assumptions: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def num_classes(self) -> int:

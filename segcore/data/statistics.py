@@ -27,7 +27,7 @@ def measure(
     in_channels = 1 if found and all(inspection.grey for inspection in found) else 3
     mean, std = _normalisation(training, in_channels)
     return ShardMeta(
-        info=replace(info, mask_values={}, mask_colors={}),
+        info=replace(info, mask_values={}, mask_colors={}, assumptions=()),
         in_channels=in_channels,
         size=size,
         mean=mean,

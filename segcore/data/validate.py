@@ -15,6 +15,7 @@ from segcore.data.inspection import FIXES, Fault, Inspection, file_name
 from segcore.data.sample import DatasetInfo, Sample
 
 KEEP_FIRST = ("test", "val", "train", "unlabelled")
+MAX_PROPOSED = 16
 
 
 @dataclass
@@ -39,10 +40,12 @@ def cross_check(
     samples: Sequence[Sample], found: Sequence[Inspection], info: DatasetInfo
 ) -> CrossCheck:
     """Compare samples with each other: ids, duplicates, class ids, empty classes and splits."""
-    checked = CrossCheck()
+    assumed = [Fault(info.name, "train", *what, "warning") for what in info.assumptions]
+    checked = CrossCheck(assumed)
     _check_ids(samples, checked)
     _check_duplicates(samples, found, checked)
     _check_values(samples, found, info, checked)
+    _check_depth(samples, found, info, checked)
     _check_classes(samples, found, info, checked)
     return checked
 
@@ -98,6 +101,7 @@ def _check_values(
     known = {*range(info.num_classes), info.ignore_index}
     mapped = bool(info.mask_values or info.mask_colors)
     binary = union == {0, 255} and not mapped and info.num_classes != 1
+    mapping = "" if mapped else _propose(union, info)
     for row, (sample, inspection) in enumerate(zip(samples, found, strict=True)):
         wrong = sorted(set(inspection.source_values) - known)
         if binary and 255 in inspection.source_values:
@@ -108,9 +112,34 @@ def _check_values(
                 "class id out of range",
                 ", ".join(map(str, wrong[:10])),
                 f"use 0..{info.num_classes - 1} or {info.ignore_index} (ignored), "
-                "or name more classes",
+                f"or name more classes{mapping}",
             )
             checked.reject(row, sample, sample.mask, *what)
+
+
+def _propose(union: set[int], info: DatasetInfo) -> str:
+    """A mapping of few, scattered mask values to classes, ready to be pasted."""
+    if not 2 <= len(union) <= MAX_PROPOSED:
+        return ""
+    classes = sorted(union - {info.ignore_index})
+    mapping = {value: index for index, value in enumerate(classes)}
+    mapping |= {value: value for value in union if value == info.ignore_index}
+    return f"; or, if each value is a class, set data.options.mask_values: {mapping}"
+
+
+def _check_depth(
+    samples: Sequence[Sample],
+    found: Sequence[Inspection],
+    info: DatasetInfo,
+    checked: CrossCheck,
+) -> None:
+    """Warn of images whose lower bits no reader here gives: one line for all of them."""
+    cut = [sample for sample, inspection in zip(samples, found, strict=True) if inspection.cut]
+    if cut:
+        value = f"{len(cut)} images, first {file_name(cut[0].image, cut[0])}"
+        fix = "only their upper 8 bits are used: save them as PNG, or scale them to 8 bits"
+        fault = Fault(info.name, cut[0].split, "16-bit colour image", value, fix, "warning")
+        checked.faults.append(fault)
 
 
 def _check_classes(

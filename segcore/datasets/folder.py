@@ -21,13 +21,15 @@ from segcore.data.sample import SPLITS, DatasetInfo, Sample
 from segcore.datasets.archive import hash_file
 from segcore.datasets.base import DataSource, Progress, silent
 from segcore.datasets.coco import CocoFolder, find_annotations
-from segcore.datasets.layout import Key, assign, find, read_lists, roots
+from segcore.datasets.layout import FOLDERS, Key, assign, find, pair, read_lists, roots
 from segcore.datasets.palette import make_palette, read_classes
 from segcore.errors import DataError, OptionError
 
 OPTIONS = ("mask_values", "title")
 LAYOUT = (
-    "it needs images/ and masks/ with files of equal stems, or images/ and annotations.json (COCO)"
+    "it needs images/ and masks/ with files of equal stems (or stems that differ by one suffix, as "
+    "x.jpg and x_mask.png), or images/ and annotations.json (COCO). Looked for "
+    f"{', '.join(FOLDERS['images'])} and {', '.join(FOLDERS['masks'])}"
 )
 
 
@@ -35,8 +37,9 @@ class Folder:
     """A user's folder; it is read in place, nothing is copied.
 
     Layout of `source.path`:
-        images/, masks/: files of equal stems; or train/, val/, test/, unlabelled/ in each, or
-            around both.
+        images/, masks/: files of equal stems, or with one suffix on every mask's stem (x_mask.png)
+            or image's; or train/, val/, test/, unlabelled/ in each, or around both. Other names
+            that folders may have: `layout.FOLDERS`.
         annotations.json or annotations/<split>.json: COCO, instead of masks/.
         classes.txt: a name a line, in index order; with "r g b" or "#rrggbb" after it, masks may
             be pictures in these colours.
@@ -80,6 +83,9 @@ class Folder:
             return self._coco.info(self.name, self.source)
         names, colors = self._classes
         values = _mask_values(self.source.options.get("mask_values", {}))
+        assumed = () if values or colors or len(names) not in (0, 2) else self._binary
+        if assumed:
+            values = {0: 0, assumed[1]: 1}
         if not names:
             names = tuple(f"class_{index}" for index in range(self._count_classes(values)))
         if len(names) > 256:
@@ -92,6 +98,7 @@ class Folder:
             ignore_index=self.source.ignore_index,
             mask_values=values,
             mask_colors={color: index for index, color in enumerate(colors)},
+            assumptions=tuple(_assumption(value) for value in assumed[1:]),
         )
 
     def samples(self) -> Iterator[Sample]:
@@ -111,7 +118,7 @@ class Folder:
             place, stem = key
             name = f"{place}-{stem}" if place and stems[stem] > 1 else stem
             found = masks.get(key, [None])
-            for image in images.get(key, [self.path / "images" / place / f"{stem}.png"]):
+            for image in images.get(key, [self._image_folder / place / f"{stem}.png"]):
                 for mask in found:
                     yield Sample(
                         id=name.replace("/", "-"), split=splits[key], image=image, mask=mask
@@ -139,7 +146,21 @@ class Folder:
 
     @cached_property
     def _masks(self) -> dict[Key, list[Path]]:
-        return find(self.path, "masks")
+        """By the key of their image."""
+        masks = pair(self._images, find(self.path, "masks"))
+        if masks and not self._images.keys() & masks.keys():
+            image, mask = next(iter(self._images.values()))[0], next(iter(masks.values()))[0]
+            raise DataError(
+                f"no image of {self.path} has a mask: {image.relative_to(self.path)} and "
+                f"{mask.relative_to(self.path)} are of different stems. {self.path.name}: {LAYOUT}"
+            )
+        return masks
+
+    @property
+    def _image_folder(self) -> Path:
+        """Where an image is said to be missing."""
+        found = [folder for place, folder in roots(self.path, "images") if not place]
+        return found[0] if found else self.path / "images"
 
     def _check(self) -> None:
         if not self.path.is_dir():
@@ -172,19 +193,38 @@ class Folder:
         return self.source.classes, colors
 
     def _count_classes(self, values: Mapping[int, int]) -> int:
-        """How many classes unnamed masks have: up to the largest index below which most occur.
-
-        Masks of only 0 and 255 count as two classes, so that validation can say what is wrong.
-        """
+        """How many classes unnamed masks have: up to the largest index below which most occur."""
         if values:
             return max({*values.values()} - {self.source.ignore_index}, default=0) + 1
-        with ThreadPoolExecutor(8) as pool:
-            files = [file for found in self._masks.values() for file in found]
-            seen: set[int] = set().union(*pool.map(_indices, files))
-        if seen == {0, 255}:
-            return 2
-        ordered = enumerate(sorted(seen - {self.source.ignore_index}), start=1)
+        ordered = enumerate(sorted(self._seen - {self.source.ignore_index}), start=1)
         return max((index + 1 for rank, index in ordered if 2 * rank > index), default=1)
+
+    @property
+    def _binary(self) -> tuple[int, ...]:
+        """The values 0 and v where all masks hold only these and v is more than 1; else empty."""
+        seen = tuple(sorted(self._seen))
+        return seen if len(seen) == 2 and seen[0] == 0 and seen[1] > 1 else ()
+
+    @cached_property
+    def _seen(self) -> set[int]:
+        """Values of all masks; where classes are named, of as many masks as hold three values."""
+        enough = 3 if self._classes[0] else 257
+        files = [file for found in self._masks.values() for file in found]
+        seen: set[int] = set()
+        with ThreadPoolExecutor(8) as pool:
+            for start in range(0, len(files), 64):
+                seen.update(*pool.map(_indices, files[start : start + 64]))
+                if len(seen) >= enough:
+                    break
+        return seen
+
+
+def _assumption(value: int) -> tuple[str, str, str]:
+    return (
+        f"binary mask 0/{value}",
+        f"{value} is taken for class 1",
+        f"nothing, or overrule it: data.options.mask_values: {{0: 0, {value}: 255}} ignores it",
+    )
 
 
 def _indices(file: Path) -> set[int]:

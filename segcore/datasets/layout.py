@@ -1,23 +1,61 @@
 """Which files a folder of images and masks holds, and which split each belongs to."""
 
 import hashlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from segcore.data.sample import SPLITS
 from segcore.errors import DataError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+
+FOLDERS = {
+    "images": ("images", "image", "imgs", "JPEGImages"),
+    "masks": (
+        "masks", "mask", "labels", "label", "annotations", "SegmentationClass", "gt",
+        "ground_truth",
+    ),
+}  # fmt: skip
+"""Names of a kind's folder, in any case; the others where there is none of the first."""
 
 Key = tuple[str, str]
 """(split that the file's place names, or "", path below that place without suffix)."""
 
+Files = TypeVar("Files")
+
+_FOLDER = re.compile(rf"(\./)?(({'|'.join(FOLDERS['images'])})/)?", re.IGNORECASE)
+
 
 def roots(path: Path, kind: str) -> list[tuple[str, Path]]:
-    """Folders of a kind ("images", "masks") that exist, each with the split that it names."""
-    inner = [(split, path / kind / split) for split in SPLITS]
-    outer = [(split, path / split / kind) for split in SPLITS]
-    return [(s, f) for s, f in [*inner, *outer, ("", path / kind)] if f.is_dir()]
+    """Folders of a kind ("images", "masks") that exist, each with the split that it names.
+
+    Raises:
+        DataError: several folders may be the one.
+    """
+    if found := _places(path, kind):
+        return found
+    wanted = {name.lower() for name in FOLDERS[kind]}
+    beside = [path, *(path / split for split in SPLITS)]
+    inside = {entry for place in beside if place.is_dir() for entry in place.iterdir()}
+    names = sorted({entry.name for entry in inside if entry.name.lower() in wanted})
+    pictured = [name for name in names if any(map(_has_picture, _places(path, name)))]
+    if len(pictured) > 1:
+        raise DataError(
+            f"{path} has no {kind}/ but {'/ and '.join(pictured)}/: rename the right one to {kind}"
+        )
+    return _places(path, pictured[0]) if pictured else []
+
+
+def _places(path: Path, name: str) -> list[tuple[str, Path]]:
+    inner = [(split, path / name / split) for split in SPLITS]
+    outer = [(split, path / split / name) for split in SPLITS]
+    return [(s, f) for s, f in [*inner, *outer, ("", path / name)] if f.is_dir()]
+
+
+def _has_picture(place: tuple[str, Path]) -> bool:
+    return any(file.suffix.lower() in IMAGE_SUFFIXES for file in place[1].rglob("*"))
 
 
 def find(path: Path, kind: str) -> dict[Key, list[Path]]:
@@ -33,6 +71,38 @@ def find(path: Path, kind: str) -> dict[Key, list[Path]]:
                 seen.add(file)
                 files.setdefault((split, below.as_posix()), []).append(file)
     return files
+
+
+def pair(images: Mapping[Key, object], masks: Mapping[Key, Files]) -> dict[Key, Files]:
+    """Masks by the keys of their images, where they differ by one suffix: x.jpg, x_mask.png.
+
+    The suffix is on every mask (of any form), or on every image too and then begins with no letter
+    or digit (21_training.tif, 21_manual1.gif). Where any stems are equal already, or a mask would
+    find no image, masks keep their keys.
+    """
+    if not images or not masks or images.keys() & masks.keys():
+        return dict(masks)
+    for ending in _endings(images):
+        short = {_cut(key, ending): key for key in images}
+        if len(short) < len(images) or any(not stem.rpartition("/")[2] for _, stem in short):
+            continue
+        for tail in _endings(masks):
+            free = not ending or not (ending[0].isalnum() or tail[:1].isalnum())
+            if free and all(_cut(key, tail) in short for key in masks):
+                return {short[_cut(key, tail)]: files for key, files in masks.items()}
+    return dict(masks)
+
+
+def _endings(keys: Iterable[Key]) -> list[str]:
+    """What all stems end with, shortest first; the first is empty."""
+    backwards = [stem[::-1] for _, stem in keys]
+    first, last = min(backwards), max(backwards)
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), None)
+    return [first[:count][::-1] for count in range((len(first) if length is None else length) + 1)]
+
+
+def _cut(key: Key, ending: str) -> Key:
+    return key[0], key[1].removesuffix(ending)
 
 
 def read_lists(path: Path) -> dict[str, str]:
@@ -66,7 +136,7 @@ def _stem(line: str) -> str:
     if first.lower().endswith(IMAGE_SUFFIXES):
         line = first
     cut = line.lower().endswith(IMAGE_SUFFIXES)
-    return (line.rsplit(".", 1)[0] if cut else line).removeprefix("./").removeprefix("images/")
+    return _FOLDER.sub("", line.rsplit(".", 1)[0] if cut else line, count=1)
 
 
 def assign(
@@ -79,8 +149,11 @@ def assign(
 ) -> dict[Key, str]:
     """The split of each key: its place, else its list, else drawn by a hash of seed and stem.
 
-    Where training lists exist, what no list names is left out. A draw gives each split its
-    share, at least one where there are three; a new file moves few others.
+    Where training lists exist, what no list names is left out. A draw gives each split exactly its
+    share, rounded: at least one to val and to test where there are three files and the fractions
+    are above 0, and at least one to train. The hash orders the files, so that a new one moves few
+    others. Labels are not asked: a rare class may fall to val or test alone, which validation then
+    says.
     """
     splits: dict[Key, str] = {}
     drawn: list[Key] = []
@@ -96,7 +169,7 @@ def assign(
         return splits | dict.fromkeys(drawn, "train")
     drawn.sort(key=lambda key: hashlib.sha256(f"{seed} {key[1]}".encode()).digest())
     test = _share(len(drawn), test_fraction)
-    val = _share(len(drawn), val_fraction)
+    val = min(_share(len(drawn), val_fraction), max(len(drawn) - test - 1, 0))
     for rank, key in enumerate(drawn):
         splits[key] = "test" if rank < test else "val" if rank < test + val else "train"
     return splits

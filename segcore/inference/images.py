@@ -7,9 +7,9 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from segcore.data.codec import NPY_MAGIC, decode_image
+from segcore.data.codec import NPY_MAGIC, decode_image, to_eight_bit, upright
 from segcore.errors import DataError, ShapeError
 
 ImageArray = NDArray[np.uint8]
@@ -22,8 +22,8 @@ def to_array(image: ImageLike, in_channels: int = 3) -> ImageArray:
     """Bring an image to uint8 [H, W, in_channels].
 
     An image file is turned upright as its EXIF orientation says, as it is when shards are made
-    and as every viewer shows it. 16-bit values are divided by 256; alpha is dropped unless the
-    model has four channels.
+    and as every viewer shows it. 16-bit values, and floats of a file, are brought to 8 bits as they
+    are there (`codec.to_eight_bit`); alpha is dropped unless the model has four channels.
 
     Args:
         image: path, encoded bytes (of a file, or .npy as raw shards hold it), PIL image, numpy
@@ -68,9 +68,10 @@ def resize(image: ImageArray, size: tuple[int, int]) -> ImageArray:
 def _from_file(source: Path | io.BytesIO, in_channels: int) -> ImageArray:
     name = "image bytes" if isinstance(source, io.BytesIO) else str(source)
     try:
-        with Image.open(source) as opened:
+        encoded = source.read_bytes() if isinstance(source, Path) else source.getvalue()
+        with Image.open(io.BytesIO(encoded)) as opened:
             opened.load()
-            return _from_pil(ImageOps.exif_transpose(opened), in_channels)
+            return _from_pil(upright(opened, encoded), in_channels)
     except FileNotFoundError:
         raise DataError(f"{name} does not exist: check the path") from None
     except IsADirectoryError:
@@ -89,10 +90,8 @@ def _from_file(source: Path | io.BytesIO, in_channels: int) -> ImageArray:
 
 
 def _from_pil(image: Image.Image, in_channels: int) -> ImageArray:
-    if image.mode.startswith("I"):
-        return _from_numpy(np.asarray(image).astype(np.uint16), in_channels)
-    if image.mode == "F":
-        raise DataError("its pixels are floats of an unknown range: save it as 8 or 16 bit")
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_numpy(to_eight_bit(np.asarray(image)), in_channels)
     mode = PIL_MODES.get(in_channels)
     if mode is None:
         return _from_numpy(np.asarray(image), in_channels)
@@ -122,6 +121,8 @@ def _from_numpy(pixels: NDArray[np.generic], in_channels: int) -> ImageArray:
         pixels = pixels[:, :, None]
     if pixels.ndim != 3 or 0 in pixels.shape:
         raise ShapeError(f"an image array is [H, W] or [H, W, C], got {pixels.shape}")
+    if pixels.shape[2] in (2, 4) and in_channels in (1, 3):
+        pixels = pixels[:, :, :-1]  # alpha, before it takes part in a stretch
     values = _eight_bit(pixels)
     channels = values.shape[2]
     if channels == in_channels:
@@ -131,8 +132,6 @@ def _from_numpy(pixels: NDArray[np.generic], in_channels: int) -> ImageArray:
             f"it has {channels} channels, the model takes {in_channels}: "
             "convert the image, or use a model trained on such images"
         )
-    if channels == 2:
-        values = values[:, :, :1]
     picture = Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values)
     return _from_pil(picture, in_channels)
 
@@ -143,7 +142,7 @@ def _eight_bit(pixels: NDArray[np.generic]) -> ImageArray:
     if pixels.dtype == np.bool_:
         return pixels.astype(np.uint8) * np.uint8(255)
     if pixels.dtype == np.uint16:
-        return (cast(NDArray[np.uint16], pixels) >> 8).astype(np.uint8)
+        return to_eight_bit(pixels)
     if np.issubdtype(pixels.dtype, np.integer):
         numbers = pixels.astype(np.int64)
         low, high = int(numbers.min()), int(numbers.max())

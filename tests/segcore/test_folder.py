@@ -90,6 +90,97 @@ def test_fractions_are_met_and_stable() -> None:
     assert Counter(few.values()) == {"train": 2, "val": 1, "test": 1}
 
 
+@pytest.mark.parametrize("count", [3, 4, 5, 7, 10])
+def test_few_files_fill_every_split(count: int) -> None:
+    keys = [("", f"s{number}") for number in range(count)]
+    for val_fraction, test_fraction in ((0.15, 0.15), (0.01, 0.01), (0.5, 0.49)):
+        options = {"val_fraction": val_fraction, "test_fraction": test_fraction}
+        counts = Counter(assign(keys, {}, seed=0, **options).values())
+        assert counts["val"] >= 1
+        assert counts["test"] == max(1, round(count * test_fraction))
+        assert counts["train"] >= 1
+    none = assign(keys, {}, val_fraction=0.0, test_fraction=0.0, seed=0)
+    assert Counter(none.values()) == {"train": count}
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        (["a.jpg", "b.jpg"], ["a_mask.png", "b_mask.png"]),
+        (["a1.jpg", "b1.jpg"], ["a1_label.png", "b1_label.png"]),
+        (["x.jpg", "xy.jpg"], ["xGT.png", "xyGT.png"]),
+        (["a_sat.jpg", "b_sat.jpg"], ["a_mask.png", "b_mask.png"]),
+        (["a_sat.jpg", "b_sat.jpg"], ["a.png", "b.png"]),
+        (["21_training.tif", "22_training.tif"], ["21_manual1.gif", "22_manual1.gif"]),
+        (["a.jpg", "b.jpg", "c.jpg"], ["a_gt.png", "b_gt.png"]),
+        (["d/a.jpg", "d/b.jpg"], ["d/a_seg.png", "d/b_seg.png"]),
+        (["only.jpg"], ["only_mask.png"]),
+    ],
+)
+def test_masks_with_a_suffix_find_their_images(
+    tmp_path: Path, images: list[str], masks: list[str]
+) -> None:
+    path = tmp_path / "own"
+    for kind, names in (("images", images), ("masks", masks)):
+        for name in names:
+            save(path / kind / name, np.zeros((4, 4), np.uint8))
+    found = {(Path(str(s.image)).name, s.mask and Path(str(s.mask)).name) for s in samples_of(path)}
+    expected = [Path(name).name for name in masks] + [None] * (len(images) - len(masks))
+    assert found == set(zip((Path(name).name for name in images), expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        (["a.jpg", "b.jpg"], ["c_mask.png", "d_mask.png"]),
+        (["a1.jpg", "b1.jpg"], ["a2.png", "b2.png"]),
+        (["a.jpg", "b.jpg"], ["a_mask.png", "b_gt.png"]),
+    ],
+)
+def test_masks_of_other_stems_are_one_message(
+    tmp_path: Path, images: list[str], masks: list[str]
+) -> None:
+    for kind, names in (("images", images), ("masks", masks)):
+        for name in names:
+            save(tmp_path / "own" / kind / name, np.zeros((4, 4), np.uint8))
+    with pytest.raises(DataError, match=rf"no image of .* has a mask.*{masks[0]}.*Looked for"):
+        samples_of(tmp_path / "own")
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [("JPEGImages", "SegmentationClass"), ("imgs", "gt"), ("Images", "Labels"), ("image", "mask")],
+)
+def test_folders_may_have_other_names(tmp_path: Path, images: str, masks: str) -> None:
+    path = tmp_path / "own"
+    for number in range(3):
+        add_pair(path, f"s{number}", number)
+    (path / "images").rename(path / images)
+    (path / "masks").rename(path / masks)
+    (path / "train.txt").write_text(f"{images}/s0.png\ns1\n")
+    found = samples_of(path)
+    assert [sample.id for sample in found] == ["s0", "s1"]
+    assert found[0].mask == path / masks / "s0.png"
+    (path / masks / "s1.png").unlink()
+    (path / images / "s0.png").unlink()
+    assert [sample.image for sample in samples_of(path)] == [
+        path / images / "s0.png", path / images / "s1.png",
+    ]  # fmt: skip
+
+
+def test_other_names_inside_split_folders_and_beside_lists(tmp_path: Path) -> None:
+    path = tmp_path / "own"
+    for number, split in enumerate(("train", "val")):
+        add_pair(path / split, f"x{number}", number)
+        (path / split / "masks").rename(path / split / "labels")
+        (path / split / "gt").mkdir()  # without a picture: no masks
+        (path / split / "gt" / "boxes.txt").write_text("0 1 2 3 4")
+    assert {s.id: s.split for s in samples_of(path)} == {"x0": "train", "x1": "val"}
+    save(path / "gt" / "x0.png", np.zeros((4, 4), np.uint8))
+    with pytest.raises(DataError, match="no masks/ but gt/ and labels/: rename"):
+        samples_of(path)
+
+
 def test_unlabelled_images_need_no_mask(tmp_path: Path) -> None:
     path = tmp_path / "own"
     for number in range(6):

@@ -53,7 +53,7 @@ def out_of_range(path: Path) -> None:
 
 
 def rgb(path: Path) -> None:
-    save_mask(path / "masks" / "s1.png", np.full((*SIZE, 3), 9, np.uint8))
+    save_mask(path / "masks" / "s1.png", np.full((*SIZE, 3), (9, 9, 8), np.uint8))
 
 
 def mismatch(path: Path) -> None:
@@ -86,12 +86,8 @@ def no_picture(path: Path) -> None:
     (path / "images" / "s1.png").write_text("hello")
 
 
-def deep_image(path: Path) -> None:
-    Image.fromarray(np.full(SIZE, 3000, np.uint16)).save(path / "images" / "s1.png")
-
-
 def deep_mask(path: Path) -> None:
-    Image.fromarray(np.ones(SIZE, np.uint16)).save(path / "masks" / "s1.png")
+    Image.fromarray(np.full(SIZE, 300, np.uint16)).save(path / "masks" / "s1.png")
 
 
 def lossy(path: Path) -> None:
@@ -105,7 +101,7 @@ def same_id(path: Path) -> None:
 
 FAULTS: list[tuple[Callable[[Path], None], str, str, str, str]] = [
     (out_of_range, "masks/s1.png", "class id out of range", "7", "use 0..2 or 255 (ignored)"),
-    (rgb, "masks/s1.png", "RGB mask without a palette", "(9,9,9)", "one-channel PNG"),
+    (rgb, "masks/s1.png", "RGB mask without a palette", "(9,9,8)", "one-channel PNG"),
     (mismatch, "masks/s1.png", "size mismatch", "mask 24x19, image 24x20", "same height"),
     (no_mask, "images/s1.png", "missing mask", "none of this stem", "unlabelled.txt"),
     (no_image, "images/s1.png", "missing image", "No such file or directory", "add the image"),
@@ -113,8 +109,7 @@ FAULTS: list[tuple[Callable[[Path], None], str, str, str, str]] = [
     (truncated_image, "images/s1.png", "unreadable image", "truncated", "intact copy"),
     (truncated_mask, "masks/s1.png", "unreadable mask", "truncated", "intact copy"),
     (no_picture, "images/s1.png", "unreadable image", "not an image file", "intact copy"),
-    (deep_image, "images/s1.png", "16-bit image", "16 bits", "8 bits per channel"),
-    (deep_mask, "masks/s1.png", "16-bit mask", "16 bits", "8-bit one-channel PNG"),
+    (deep_mask, "masks/s1.png", "16-bit mask", "300", "8-bit one-channel PNG"),
     (lossy, "masks/s1.jpg", "lossy mask", "JPEG", "export it as PNG"),
     (same_id, "images/s1.png", "duplicate id", "s1 is also", "rename one"),
 ]
@@ -147,23 +142,64 @@ def test_good_folder_has_no_faults(tmp_path: Path) -> None:
     assert validation.csv() == b"file,split,fault,value,fix,severity\n"
 
 
-def test_binary_masks_are_recognised_and_mapped(tmp_path: Path) -> None:
-    path = make_folder(tmp_path / "own")
-    (path / "classes.txt").write_text("background\nobject\n")
+def binary(path: Path, value: int = 255) -> Path:
+    """Masks of 0 and one value, in a grey file, a colour one, and one of single bits."""
     for number in range(9):
         mask = np.zeros(SIZE, np.uint8)
-        mask[:, 5:] = 255
-        save_mask(path / "masks" / f"s{number}.png", mask)
-    for classes in (None, ("background", "object")):
-        validation = check(path, classes=classes)
-        assert {f.fault for f in validation.faults if f.severity == "error"} == {
-            "binary mask 0/255"
-        }
-        assert validation.rejected == 9
+        mask[:, number + 5 :] = value
+        image = Image.fromarray(mask)
+        image.convert("RGB" if number % 2 else "L").save(path / "masks" / f"s{number}.png")
+    return path
+
+
+@pytest.mark.parametrize("value", [255, 128])
+def test_binary_masks_are_mapped_with_a_warning(tmp_path: Path, value: int) -> None:
+    path = binary(make_folder(tmp_path / "own"), value)
+    for names in ("background\nobject\n", None):
+        (path / "classes.txt").write_text(names) if names else (path / "classes.txt").unlink()
+        validation = check(path)
+        assert [(f.fault, f.severity) for f in validation.faults] == [
+            (f"binary mask 0/{value}", "warning")
+        ]
+        assert f"{{0: 0, {value}: 255}}" in validation.faults[0].fix
+        assert validation.info.num_classes == 2
+        assert all(f.values is not None and f.values[1] > 0 for f in validation.found)
+    assert check(path, options={"mask_values": {0: 0, value: 1}}).faults == ()
+    ignored = check(path, options={"mask_values": {0: 0, value: 255}})
+    assert (ignored.info.num_classes, ignored.faults) == (1, ())
+
+
+def test_binary_masks_of_many_named_classes_are_refused(tmp_path: Path) -> None:
+    validation = check(binary(make_folder(tmp_path / "own")))
+    assert {f.fault for f in validation.faults if f.severity == "error"} == {"binary mask 0/255"}
+    assert validation.rejected == 9
     assert "mask_values" in validation.faults[0].fix
+
+
+def test_masks_of_zero_and_one_need_no_mapping(tmp_path: Path) -> None:
+    path = make_folder(tmp_path / "own")
     (path / "classes.txt").unlink()
-    assert check(path).rejected == 9
-    assert check(path, options={"mask_values": {0: 0, 255: 1}}).faults == ()
+    for number in range(9):
+        mask = np.eye(*SIZE, number, dtype=np.uint8)
+        image = Image.fromarray(mask)
+        (Image.fromarray(mask * 255).convert("1") if number % 2 else image).save(
+            path / "masks" / f"s{number}.png"
+        )
+    validation = check(path)
+    assert (validation.info.num_classes, validation.faults) == (2, ())
+
+
+def test_scattered_values_are_answered_by_a_mapping(tmp_path: Path) -> None:
+    path = make_folder(tmp_path / "own")
+    (path / "classes.txt").unlink()
+    for number in range(9):
+        mask = np.full(SIZE, 80, np.uint8)
+        mask[3:9], mask[9:12] = 160, 0
+        save_mask(path / "masks" / f"s{number}.png", mask)
+    fault = check(path).faults[0]
+    assert fault.fault == "class id out of range"
+    assert fault.fix.endswith("set data.options.mask_values: {0: 0, 80: 1, 160: 2}")
+    assert check(path, options={"mask_values": {0: 0, 80: 1, 160: 2}}).faults == ()
 
 
 def test_a_stray_value_makes_no_classes(tmp_path: Path) -> None:
