@@ -12,6 +12,7 @@ from typing import Any
 GIB = float(1 << 30)
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 BF16_CAPABILITY = 8  # CUDA's, from Ampere on
+ACCELERATOR_BATCH = 8
 NO_LIMIT_GIB = 2.0**30  # a cgroup without a limit says so by a number near 2**63 bytes
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -67,6 +68,20 @@ def describe_machine() -> Machine:
         fast_bf16=bool(BF16_FLAGS & flags),
         accelerators=0,
     )
+
+
+def choose_precision(asked: str, machine: Machine) -> str:
+    """`asked`, or for "auto" bf16 where the hardware computes it, else fp32."""
+    if asked != "auto":
+        return asked
+    return "bf16" if machine.fast_bf16 else "fp32"
+
+
+def choose_batch_size(asked: int | str, machine: Machine) -> int:
+    """`asked`, or for "auto" 8 on an accelerator and 1 on a CPU, which gains nothing from more."""
+    if asked != "auto":
+        return int(asked)
+    return ACCELERATOR_BATCH if machine.accelerators else 1
 
 
 def available_memory_gib(device: str = "cpu") -> float:

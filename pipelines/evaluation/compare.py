@@ -16,6 +16,7 @@ from pipelines.tracking.run import Run, open_run
 from segcore.data.shards import ShardedDataset, ShardSplit, open_shards
 from segcore.errors import DataError
 from segcore.inference.predictor import Predictor, best_device
+from segcore.machine import choose_batch_size, choose_precision, describe_machine
 from segcore.metrics import scores
 from segcore.package import load_package, read_spec
 
@@ -77,11 +78,13 @@ def _score(
     folder = registry.download(version)
     if read_spec(folder).classes != dataset.classes:
         return None
-    predictor = load_package(folder, device=best_device())
+    machine = describe_machine()
+    precision = choose_precision(settings.precision, machine)
+    predictor = load_package(folder, device=best_device(), precision=precision)
     predictor.crf = settings.crf.build() if settings.crf else None
-    matrices = confusions(
-        predictor, dataset, rows, batch_size=settings.batch_size, title=f"evaluate {version.uri}"
-    )
+    size = choose_batch_size(settings.batch_size, machine)
+    title = f"evaluate {version.uri}"
+    matrices = confusions(predictor, dataset, rows, batch_size=size, title=title)
     ids = dataset.split("test").ids
     return Evaluation(version, predictor, matrices, [ids[row] for row in rows])
 
@@ -161,6 +164,7 @@ def _record(
         "test_dataset_digest": dataset.digest,
         f"test_{outcome.rule.metric}": f"{outcome.candidate.figures[outcome.rule.metric]:.6f}",
         "evaluate_run": run.id,
+        "evaluate_precision": outcome.candidate.predictor.network.precision,
     }
     if outcome.comparison is not None:
         figures = dataclasses.asdict(outcome.comparison)

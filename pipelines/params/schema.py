@@ -23,6 +23,8 @@ Size = Annotated[
     tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]],
     BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
 ]
+Count = Annotated[int, Field(ge=1)]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Range = Annotated[
     tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]],
     BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
@@ -184,7 +186,8 @@ class CRFParams(Section):
 
 
 class EvaluateParams(Section):
-    batch_size: int = Field(ge=1)
+    batch_size: Count | Literal["auto"]
+    precision: Precision
     crf: CRFParams | None = Field(description="dense CRF after the model; null: none")
     promote: PromoteParams
 
@@ -193,7 +196,12 @@ class PredictParams(Section):
     images: str | None = Field(description="folder, glob, list file; null: the test split")
     model: str | None = Field(description="model URI or package; null: the dataset's champion")
     overlays: bool
-    batch_size: int = Field(ge=1)
+    batch_size: Count | Literal["auto"] = Field(description="auto: 1 on a CPU, else 8")
+    precision: Precision = Field(description="auto: bf16 where the hardware computes it")
+    max_memory_gib: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        description="of a pass; larger images run in tiles; auto: half of what is free"
+    )
+    max_megapixels: float = Field(gt=0, description="larger files are refused unread")
     crf: CRFParams | None = Field(description="dense CRF after the model; null: none")
     ray_min_images: int = Field(ge=1, description="from this many images on, Ray Data")
 

@@ -39,6 +39,7 @@ class Network:
         if precision not in PRECISIONS:
             raise OptionError(f"precision is {precision!r}: give {', '.join(PRECISIONS)}")
         self.device = device
+        self.precision = precision
         self.dtype = PRECISIONS[precision]
         # Measured at half the time or less on CPUs; tensor cores want it as well.
         self.channels_last = device.type == "cpu" or self.dtype is not None
@@ -75,21 +76,3 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
         if type(module) in _CAST:
             module.to(dtype)
     return model
-
-
-def classify(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest score of each pixel and its class: [N, K, H, W] -> two of [N, H, W].
-
-    On CPUs one comparison a class over whole planes, which is several times faster than a search
-    through the classes of each pixel; the first of equal ones wins, as in `max`.
-    """
-    if scores.device.type != "cpu" or scores.shape[1] > 256:
-        best, classes = scores.max(1)
-        return best, classes
-    planes = scores.contiguous().unbind(1)
-    best = planes[0].clone()
-    classes = torch.zeros(best.shape, dtype=torch.uint8)
-    for index, plane in enumerate(planes[1:], start=1):
-        classes.masked_fill_(plane > best, index)
-        torch.maximum(best, plane, out=best)
-    return best, classes

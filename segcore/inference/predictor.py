@@ -14,7 +14,7 @@ from segcore.errors import SegcoreError
 from segcore.inference import tiling
 from segcore.inference.images import MAX_MEGAPIXELS, ImageArray, ImageLike, resize, to_array
 from segcore.inference.memory import PROBE, SURE_BYTES, bytes_per_pixel
-from segcore.inference.network import Network, classify
+from segcore.inference.network import Network
 from segcore.inference.spec import PackageSpec
 from segcore.machine import GIB, available_memory_gib
 
@@ -183,9 +183,11 @@ class Predictor:
         return self.crf(torch.from_numpy(image).to(self.device), scores.softmax(0))
 
     def _classes(self, scores: Tensor, confidence: bool) -> tuple[Tensor, Tensor]:
+        # On CPUs `max` is as fast in both layouts; `argmax` takes four times as long in one.
         if confidence and self.crf is None:
             scores = scores.softmax(1)
-        return classify(scores)
+        best, classes = scores.max(1)
+        return best, classes
 
     @property
     def _dtype(self) -> type[np.uint8] | type[np.uint16]:
