@@ -77,8 +77,18 @@ def save_package(
     return path
 
 
-def load_package(path: str | Path, *, device: str | torch.device = "cpu") -> Predictor:
+def load_package(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    precision: str = "fp32",
+    max_memory_gib: float | None = None,
+) -> Predictor:
     """Rebuild the model of a package and return it ready for images.
+
+    Args:
+        path: folder of the package.
+        device, precision, max_memory_gib: of the `Predictor`.
 
     Raises:
         PackageError: a file is missing, truncated, or does not fit the others; names the file.
@@ -109,7 +119,14 @@ def load_package(path: str | Path, *, device: str | torch.device = "cpu") -> Pre
             f"{spec.versions.get('segcore', 'of an unknown version')}: install that version"
         ) from error
     _load_weights(model, weights, spec)
-    return Predictor(model, spec, device=device, digest=package_digest(path))
+    return Predictor(
+        model,
+        spec,
+        device=device,
+        digest=package_digest(path),
+        precision=precision,
+        max_memory_gib=max_memory_gib,
+    )
 
 
 def read_spec(path: str | Path) -> PackageSpec:

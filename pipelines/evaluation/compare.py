@@ -18,6 +18,7 @@ from pipelines.tracking.run import Run, open_run
 from segcore.data.shards import ShardedDataset, ShardSplit, open_shards
 from segcore.errors import DataError
 from segcore.inference.predictor import Predictor, best_device
+from segcore.machine import choose_batch_size, choose_precision, describe_machine
 from segcore.metrics import scores
 from segcore.package import load_package, read_spec
 
@@ -85,19 +86,22 @@ def _score(
     folder = registry.download(version)
     if read_spec(folder).classes != dataset.classes:
         return None
-    device = best_device()
-    predictor = load_package(folder, device=device)
+    device, machine = best_device(), describe_machine()
+    precision = choose_precision(settings.precision, machine)
+    predictor = load_package(folder, device=device, precision=precision)
     predictor.crf = settings.crf.build() if settings.crf else None
     names = dataset.split("test").ids
     ids = [names[row] for row in rows]
     storage = absolute(params.cluster.storage)
-    file = stored.stored_file(storage, predictor.digest, dataset.digest, settings, device)
+    place = f"{device} {precision}"
+    file = stored.stored_file(storage, predictor.digest, dataset.digest, settings, place)
     matrices = stored.load(file, ids, dataset.num_classes) if again else None
     if matrices is not None:
         print(f"{version.uri}: champion's figures from an earlier evaluation", flush=True)
         return Evaluation(version, predictor, matrices, ids)
     title = f"evaluate {version.uri}"
-    matrices = confusions(predictor, dataset, rows, batch_size=settings.batch_size, title=title)
+    size = choose_batch_size(settings.batch_size, machine)
+    matrices = confusions(predictor, dataset, rows, batch_size=size, title=title)
     stored.save(file, ids, matrices)
     return Evaluation(version, predictor, matrices, ids)
 
@@ -177,6 +181,7 @@ def _record(
         "test_dataset_digest": dataset.digest,
         f"test_{outcome.rule.metric}": f"{outcome.candidate.figures[outcome.rule.metric]:.6f}",
         "evaluate_run": run.id,
+        "evaluate_precision": outcome.candidate.predictor.network.precision,
     }
     if outcome.comparison is not None:
         figures = dataclasses.asdict(outcome.comparison)

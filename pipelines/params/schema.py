@@ -21,6 +21,9 @@ from segcore.errors import OptionError
 if TYPE_CHECKING:
     from segcore.inference.crf import DenseCRF
 
+Count = Annotated[int, Field(ge=1)]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
 
 class DataParams(Section):
     name: str = Field(description="a name of segcore.list_datasets()")
@@ -152,7 +155,8 @@ class CRFParams(Section):
 
 
 class EvaluateParams(Section):
-    batch_size: int = Field(ge=1)
+    batch_size: Count | Literal["auto"]
+    precision: Precision
     crf: CRFParams | None = Field(description="dense CRF after the model; null: none")
     promote: PromoteParams
 
@@ -161,7 +165,12 @@ class PredictParams(Section):
     images: str | None = Field(description="folder, glob, list file; null: the test split")
     model: str | None = Field(description="model URI or package; null: the dataset's champion")
     overlays: bool
-    batch_size: int = Field(ge=1)
+    batch_size: Count | Literal["auto"] = Field(description="auto: 1 on a CPU, else 8")
+    precision: Precision = Field(description="auto: bf16 where the hardware computes it")
+    max_memory_gib: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        description="of a pass; larger images run in tiles; auto: half of what is free"
+    )
+    max_megapixels: float = Field(gt=0, description="larger files are refused unread")
     crf: CRFParams | None = Field(description="dense CRF after the model; null: none")
     ray_min_images: int = Field(ge=1, description="from this many images on, Ray Data")
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from segcore.data.atomic import write_file
 
 FILE = "manifest.parquet"
+DEFAULT_PRECISION = "fp32"  # of manifests that do not say
 SCHEMA = pa.schema(
     [
         ("path", pa.string()),
@@ -27,6 +28,7 @@ SCHEMA = pa.schema(
         ("model_version", pa.string()),
         ("dataset_digest", pa.string()),
         ("crf", pa.string()),
+        ("precision", pa.string()),
     ]
 )
 
@@ -48,6 +50,7 @@ class Row:
         model_version: models:/name/version, or the package's folder.
         dataset_digest: of the shards that the model was trained on.
         crf: options of the dense CRF after the model, as JSON; "" without one.
+        precision: that the model ran at: fp32, bf16 or fp16.
     """
 
     path: str
@@ -56,6 +59,7 @@ class Row:
     model_version: str
     dataset_digest: str
     crf: str = ""
+    precision: str = DEFAULT_PRECISION
     sha256: str = ""
     reason: str = ""
     mask_path: str = ""
@@ -71,7 +75,7 @@ def read(folder: Path) -> dict[str, Row]:
         records = pq.read_table(folder / FILE, schema=SCHEMA).to_pylist()
     except (OSError, pa.ArrowException):
         return {}
-    rows = (Row(**{**record, "class_shares": dict(record["class_shares"])}) for record in records)
+    rows = (_row(record) for record in records)
     return {row.path: row for row in rows}
 
 
@@ -82,6 +86,14 @@ def write(folder: Path, rows: Iterable[Row]) -> None:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(records, schema=SCHEMA), buffer, compression="zstd")
     write_file(folder / FILE, buffer.getvalue())
+
+
+def _row(record: dict[str, Any]) -> Row:
+    own = {
+        "class_shares": dict(record["class_shares"]),
+        "precision": record["precision"] or DEFAULT_PRECISION,
+    }
+    return Row(**{**record, **own})
 
 
 def _record(row: Row) -> dict[str, Any]:

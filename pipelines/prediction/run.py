@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,17 +11,19 @@ from pipelines.cluster import session
 from pipelines.params import Params
 from pipelines.prediction import manifest
 from pipelines.prediction.inputs import Input, find_inputs
+from pipelines.prediction.job import MASKS, OVERLAYS, Job, make_job
 from pipelines.prediction.manifest import Row
-from pipelines.prediction.worker import MASKS, OVERLAYS, Job, Worker
+from pipelines.prediction.worker import Worker
 from pipelines.progress import progress
 from pipelines.storage import absolute
 from pipelines.tracking.registry import Registry
 from segcore.inference.predictor import best_device
-from segcore.package import package_digest, read_spec
+from segcore.machine import describe_machine
 
 REGISTRY = "models:/"
 SOME_FAILED = 3
 SAVE_S = 10.0
+ITEMS_PER_CALL = 8  # of an actor: reading and writing overlap within a call
 
 
 @dataclass(frozen=True)
@@ -81,17 +83,7 @@ def predict(
     start = time.monotonic()
     inputs = find_inputs(images, exclude=out)
     package, version = _locate(params, model)
-    job = Job(
-        package=package,
-        digest=package_digest(package),
-        version=version,
-        spec=read_spec(package),
-        out=out.resolve(),
-        base=Path.cwd(),
-        overlays=overlays,
-        batch_size=params.predict.batch_size,
-        crf=params.predict.crf,
-    )
+    job = make_job(params, package=package, version=version, out=out, overlays=overlays)
     known = manifest.read(out)
     rows = {} if prune else {path: row for path, row in known.items() if _is_there(out, row)}
     rows |= {item.path: job.row(item, "skipped", item.skip) for item in inputs if item.skip}
@@ -127,7 +119,7 @@ def _work(
     params: Params, job: Job, work: Sequence[tuple[Input, Row | None]], rows: dict[str, Row]
 ) -> int:
     """Run the workers, saving the manifest as it grows; returns how many results were kept."""
-    kept, saved = 0, time.monotonic()
+    kept, saved = 0, float("-inf")  # the first row is saved at once
     before = {item.path: known for item, known in work}
     with progress("predict", len(work)) as advance:
         for row in _results(params, job, work):
@@ -143,21 +135,18 @@ def _work(
 
 def _results(params: Params, job: Job, work: Sequence[tuple[Input, Row | None]]) -> Iterator[Row]:
     new = sum(
-        known is None
-        or (known.model_digest, known.crf) != (job.digest, job.row(item, "ok").crf)
-        or not job.is_written(item)
+        known is None or not job.made(item, known) or not job.is_written(item)
         for item, known in work
     )
     if new and (new >= params.predict.ray_min_images or session.address(params.cluster) != "local"):
         from pipelines.cluster.data import map_batches
 
-        make_worker = partial(Worker, job)
-        size = job.batch_size
+        share = min(1.0, params.cluster.cpus_per_worker / describe_machine().cores)
+        make_worker = partial(Worker, replace(job, memory_share=share))
+        size = max(job.batch_size, ITEMS_PER_CALL)
         yield from map_batches(work, make_worker, batch_size=size, cluster=params.cluster)
         return
-    worker = Worker(job, best_device())
-    for start in range(0, len(work), job.batch_size):
-        yield from worker(work[start : start + job.batch_size])
+    yield from Worker(job, best_device()).stream(work)
 
 
 def _prune(out: Path, rows: Iterable[Row]) -> None:

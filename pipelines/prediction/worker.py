@@ -1,172 +1,243 @@
-"""Images in, mask files and manifest rows out: the same code in process and in every actor."""
+"""Images in, mask files and manifest rows out: the same code in process and in every actor.
+
+Files are read and decoded, and results encoded and written, in threads beside the model; each
+queue is bounded, and a large image is decoded only when its turn has come.
+"""
 
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from pipelines.params import CRFParams
 from pipelines.prediction.inputs import Input, read_bytes
+from pipelines.prediction.job import Job
 from pipelines.prediction.manifest import Row
 from segcore.data.atomic import disk_errors
 from segcore.errors import DataError, SegcoreError
 from segcore.inference import visualize
-from segcore.inference.images import ImageArray
+from segcore.inference.images import ImageArray, count_megapixels, to_array
 from segcore.inference.predictor import Prediction, Predictor
-from segcore.inference.spec import PackageSpec
-from segcore.package import load_package
 
-MASKS = "masks"
-OVERLAYS = "overlays"
+READERS = 2
+WRITERS = 2
+LARGE_MEGAPIXELS = 16.0  # above, an image is held alone: neither read ahead nor written behind
+STRIP_PIXELS = 1 << 20
+PNG_LEVEL = 1  # class maps shrink to little at any level, at 6 in twice the time
+
+Work = tuple[Input, Row | None]
 
 
-@dataclass(frozen=True)
-class Job:
-    """What every worker of a prediction knows; small, so that it travels to other nodes.
+@dataclass
+class Task:
+    """One input on its way.
 
     Args:
-        package: folder of the model package, reachable by every worker.
-        digest: of the package.
-        version: models:/name/version, or the folder that the user gave.
-        spec: of the package.
-        out: absolute folder for masks/, overlays/ and the manifest.
-        base: folder that relative input paths start from; workers may run in another.
-        overlays: also write overlays.
-        batch_size: images that run through the model together.
-        crf: of params.yaml; None for no dense CRF after the model.
+        item: the input.
+        row: what is known of it; final where there is neither image nor data.
+        image: its pixels.
+        data: of a large image, still encoded.
     """
 
-    package: Path
-    digest: str
-    version: str
-    spec: PackageSpec
-    out: Path
-    base: Path
-    overlays: bool
-    batch_size: int
-    crf: CRFParams | None = None
+    item: Input
+    row: Row
+    image: ImageArray | None = None
+    data: bytes | None = None
 
-    def row(self, item: Input, status: str, reason: str = "") -> Row:
-        """A row about `item` under this job's model."""
-        return Row(
-            path=item.path,
-            status=status,
-            reason=reason,
-            model_digest=self.digest,
-            model_version=self.version,
-            dataset_digest=self.spec.dataset_digest,
-            crf=self.crf.model_dump_json() if self.crf else "",
-        )
-
-    def is_written(self, item: Input) -> bool:
-        """Whether the files of `item` are there; says nothing about which model wrote them."""
-        return all((self.out / name).is_file() for name in self.files(item))
-
-    def files(self, item: Input) -> list[str]:
-        """Names of what is written for `item`, the mask first, relative to `out`."""
-        overlay = [f"{OVERLAYS}/{item.name}.jpg"] if self.overlays else []
-        return [f"{MASKS}/{item.name}.png", *overlay]
+    @property
+    def is_final(self) -> bool:
+        return self.image is None and self.data is None
 
 
 class Worker:
-    """Predicts inputs one batch after the other; loads the model at the first that needs it."""
+    """Predicts inputs; loads the model at the first that needs it."""
 
     def __init__(self, job: Job, device: str = "cpu") -> None:
         self._job = job
         self._device = device
         self._predictor: Predictor | None = None
 
-    def __call__(self, items: Sequence[tuple[Input, Row | None]]) -> list[Row]:
-        """One row per input, in order.
+    def __call__(self, items: Sequence[Work]) -> list[Row]:
+        """One row per input, in order; see `stream`."""
+        return list(self.stream(items))
+
+    def stream(self, items: Iterable[Work]) -> Iterator[Row]:
+        """One row per input, in order, as results are written.
 
         Args:
             items: inputs with the row that an earlier run left, or None. Where its digests and
                 files still hold, it is returned as it is.
+
+        Raises:
+            PackageError: the model cannot be loaded.
         """
-        rows: dict[int, Row] = {}
-        images: dict[int, ImageArray] = {}
-        for index, (item, known) in enumerate(items):
-            start = time.perf_counter()
-            row = self._job.row(item, "ok")
-            try:
-                data = read_bytes(item, self._job.base)
-                row = replace(row, sha256=hashlib.sha256(data).hexdigest())
-                if known is not None and self._holds(item, row, known):
-                    rows[index] = known
-                    continue
-                images[index] = self._model().read(data)
-            except SegcoreError as error:
-                reason = str(error).removeprefix("image bytes ").removeprefix(f"{item.path}: ")
-                row = replace(row, status="error", reason=reason)
-            rows[index] = replace(row, seconds=time.perf_counter() - start)
-        for index, prediction, seconds in self._predict(images):
-            item, row = items[index][0], rows[index]
-            if isinstance(prediction, str):
-                rows[index] = replace(row, status="error", reason=prediction)
+        ahead = 2 * self._job.batch_size + READERS
+        rows: deque[Future[Row]] = deque()
+        readers, writers = ThreadPoolExecutor(READERS), ThreadPoolExecutor(WRITERS)
+        try:
+            for tasks in self._batches(_ahead(readers, self._read, items, ahead)):
+                rows.extend(self._predict(tasks, writers))
+                while rows and (len(rows) > ahead or rows[0].done()):
+                    yield rows.popleft().result()
+            while rows:
+                yield rows.popleft().result()
+        finally:
+            readers.shutdown(cancel_futures=True)
+            writers.shutdown(cancel_futures=True)
+
+    def _batches(self, tasks: Iterable[Task]) -> Iterator[list[Task]]:
+        """Tasks up to a full batch of images; a large image is a batch of its own."""
+        batch: list[Task] = []
+        images = 0
+        for task in tasks:
+            if task.data is not None and batch:
+                yield batch
+                batch, images = [], 0
+            batch.append(task)
+            images += not task.is_final
+            if images == self._job.batch_size or task.data is not None or not images:
+                yield batch
+                batch, images = [], 0
+        if batch:
+            yield batch
+
+    def _read(self, work: Work) -> Task:
+        item, known = work
+        start = time.perf_counter()
+        task = Task(item, self._job.row(item, "ok"))
+        try:
+            data = read_bytes(item, self._job.base)
+            task.row = replace(task.row, sha256=hashlib.sha256(data).hexdigest())
+            if known is not None and self._holds(item, task.row, known):
+                return Task(item, known)
+            if LARGE_MEGAPIXELS < count_megapixels(data) <= self._job.max_megapixels:
+                task.data = data
             else:
-                rows[index] = self._write(item, row, images[index], prediction, seconds)
-        return [rows[index] for index in range(len(items))]
+                task.image = self._decode(data)
+        except (SegcoreError, MemoryError) as error:
+            task.row = _failed(task, error)
+        task.row = replace(task.row, seconds=time.perf_counter() - start)
+        return task
+
+    def _decode(self, data: bytes) -> ImageArray:
+        channels = self._job.spec.in_channels
+        return to_array(data, channels, max_megapixels=self._job.max_megapixels)
 
     def _holds(self, item: Input, row: Row, known: Row) -> bool:
         return (
             known.status == "ok"
             and known.sha256 == row.sha256
-            and (known.model_digest, known.crf) == (row.model_digest, row.crf)
+            and self._job.made(item, known)
             and known.mask_path == self._job.files(item)[0]
             and self._job.is_written(item)
         )
 
-    def _model(self) -> Predictor:
-        if self._predictor is None:
-            self._predictor = load_package(self._job.package, device=self._device)
-            self._predictor.crf = self._job.crf.build() if self._job.crf else None
-        return self._predictor
+    def _predict(self, tasks: Sequence[Task], writers: ThreadPoolExecutor) -> list[Future[Row]]:
+        """Run the model over the images of a batch, and hand over what is to be written."""
+        if self._predictor is None and not all(task.is_final for task in tasks):
+            self._predictor = self._job.load(self._device)
+        large = [task for task in tasks if task.data is not None]
+        for task in large:
+            self._decode_large(task)
+        pending = [task for task in tasks if task.image is not None]
+        found = dict(zip(map(id, pending), self._run(pending), strict=True))
+        rows: list[Future[Row]] = []
+        for task in tasks:
+            result = found.get(id(task), task.row)
+            if isinstance(result, Row):
+                rows.append(_done(result))
+            elif large:
+                rows.append(_done(self._write(task, *result)))
+            else:
+                rows.append(writers.submit(self._write, task, *result))
+        return rows
 
-    def _predict(self, images: dict[int, ImageArray]) -> list[tuple[int, Prediction | str, float]]:
-        """Prediction or reason of failure per image, with its share of the time."""
-        if not images:
+    def _decode_large(self, task: Task) -> None:
+        start = time.perf_counter()
+        data, task.data = task.data, None
+        try:
+            task.image = self._decode(data or b"")
+        except (SegcoreError, MemoryError) as error:
+            task.row = _failed(task, error)
+        seconds = task.row.seconds + time.perf_counter() - start
+        task.row = replace(task.row, seconds=seconds)
+
+    def _run(self, tasks: Sequence[Task]) -> list[tuple[Prediction, float] | Row]:
+        """Prediction and share of the time of each image, or its row if it fails."""
+        images = [task.image for task in tasks if task.image is not None]
+        if self._predictor is None or not images:
             return []
         start = time.perf_counter()
         try:
-            found = self._model()(list(images.values()), self._job.batch_size)
-        except (RuntimeError, SegcoreError) as error:
-            if len(images) == 1:
-                return [(index, str(error).splitlines()[0], 0.0) for index in images]
-            return [self._predict({index: image})[0] for index, image in images.items()]
+            found = self._predictor(images, self._job.batch_size)
+        except (RuntimeError, MemoryError, SegcoreError) as error:
+            if len(tasks) == 1:
+                return [_failed(tasks[0], error)]
+            return [self._run([task])[0] for task in tasks]
         seconds = (time.perf_counter() - start) / len(found)
-        return [(index, one, seconds) for index, one in zip(images, found, strict=True)]
+        return [(prediction, seconds) for prediction in found]
 
-    def _write(
-        self, item: Input, row: Row, image: ImageArray, prediction: Prediction, seconds: float
-    ) -> Row:
+    def _write(self, task: Task, prediction: Prediction, seconds: float) -> Row:
         start = time.perf_counter()
-        spec, mask = self._job.spec, prediction.mask
-        pictures = [visualize.palette_png(mask, spec.palette)]
-        if self._job.overlays:
-            pictures.append(visualize.overlay(image, mask, palette=spec.palette))
+        item, spec, mask = task.item, self._job.spec, prediction.mask
+        names = self._job.files(item)
         try:
-            for name, picture in zip(self._job.files(item), pictures, strict=True):
-                _save(picture, self._job.out / name)
-        except (DataError, OSError) as error:
-            return replace(row, status="error", reason=str(error))
-        shares = np.bincount(mask.ravel(), minlength=spec.num_classes) / mask.size
+            _save(visualize.palette_png(mask, spec.palette), self._job.out / names[0])
+            if len(names) > 1 and task.image is not None:
+                picture = visualize.overlay(task.image, mask, palette=spec.palette)
+                _save(picture, self._job.out / names[1])
+        except (DataError, OSError, MemoryError) as error:
+            return _failed(task, error)
         return replace(
-            row,
-            mask_path=self._job.files(item)[0],
+            task.row,
+            mask_path=names[0],
             height=prediction.height,
             width=prediction.width,
-            class_shares={
-                name: float(share)
-                for name, share in zip(spec.classes, shares, strict=True)
-                if share > 0
-            },
-            seconds=row.seconds + seconds + time.perf_counter() - start,
+            class_shares=_shares(mask, spec.classes),
+            seconds=task.row.seconds + seconds + time.perf_counter() - start,
         )
+
+
+def _ahead(
+    readers: ThreadPoolExecutor, read: Callable[[Work], Task], items: Iterable[Work], count: int
+) -> Iterator[Task]:
+    """What `read` makes of each item, in order, begun for some of them before they are due."""
+    rest = iter(items)
+    due = deque(readers.submit(read, item) for item in islice(rest, count))
+    while due:
+        task = due.popleft().result()
+        due.extend(readers.submit(read, item) for item in islice(rest, 1))
+        yield task
+
+
+def _done(row: Row) -> Future[Row]:
+    future: Future[Row] = Future()
+    future.set_result(row)
+    return future
+
+
+def _failed(task: Task, error: Exception) -> Row:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    for prefix in ("image bytes ", "image bytes: ", f"{task.item.path}: "):
+        reason = reason.removeprefix(prefix)
+    return replace(task.row, status="error", reason=reason)
+
+
+def _shares(mask: visualize.Mask, classes: Sequence[str]) -> dict[str, float]:
+    """Share of each class that occurs; strip by strip, as counting copies to 64 bits."""
+    rows = max(1, STRIP_PIXELS // mask.shape[1])
+    counts = np.zeros(len(classes), np.int64)
+    for top in range(0, len(mask), rows):
+        counts += np.bincount(mask[top : top + rows].ravel(), minlength=len(classes))
+    shares = zip(classes, counts / mask.size, strict=True)
+    return {name: float(share) for name, share in shares if share > 0}
 
 
 def _save(picture: Image.Image, path: Path) -> None:
@@ -175,7 +246,7 @@ def _save(picture: Image.Image, path: Path) -> None:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            picture.save(part, quality=90)
+            picture.save(part, quality=90, compress_level=PNG_LEVEL)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Any image that a user may hand in, as uint8 [H, W, C] of the channels a model was trained on."""
 
 import io
+import threading
 from pathlib import Path
 from typing import cast
 
@@ -16,9 +17,14 @@ ImageArray = NDArray[np.uint8]
 ImageLike = str | Path | bytes | Image.Image | NDArray[np.generic] | torch.Tensor
 
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+MAX_MEGAPIXELS = 200.0
+
+_GUARD = threading.Lock()  # of Pillow's own limit, a global of that module
 
 
-def to_array(image: ImageLike, in_channels: int = 3) -> ImageArray:
+def to_array(
+    image: ImageLike, in_channels: int = 3, *, max_megapixels: float | None = MAX_MEGAPIXELS
+) -> ImageArray:
     """Bring an image to uint8 [H, W, in_channels].
 
     An image file is turned upright as its EXIF orientation says, as it is when shards are made
@@ -30,17 +36,18 @@ def to_array(image: ImageLike, in_channels: int = 3) -> ImageArray:
             [H, W] or [H, W, C] (uint8, uint16 or bool), or tensor [C, H, W] (uint8, or float in
             0..1).
         in_channels: of the result.
+        max_megapixels: largest image file that is decoded, by its header; None: any.
 
     Raises:
-        DataError: the image cannot be read, or has values of an unknown range.
+        DataError: the image cannot be read, is too large, or has values of an unknown range.
         ShapeError: its channels cannot be brought to `in_channels`.
     """
     if isinstance(image, (str, Path)):
-        return _from_file(Path(image), in_channels)
+        return _from_file(Path(image), in_channels, max_megapixels)
     if isinstance(image, bytes):
         if image.startswith(NPY_MAGIC):
             return decode_image(image, in_channels)
-        return _from_file(io.BytesIO(image), in_channels)
+        return _from_file(io.BytesIO(image), in_channels, max_megapixels)
     if isinstance(image, Image.Image):
         return _from_pil(image, in_channels)
     if isinstance(image, torch.Tensor):
@@ -65,11 +72,42 @@ def resize(image: ImageArray, size: tuple[int, int]) -> ImageArray:
     return np.stack(channels, axis=2)
 
 
-def _from_file(source: Path | io.BytesIO, in_channels: int) -> ImageArray:
+def count_megapixels(encoded: bytes) -> float:
+    """Size of an encoded image by its header alone; 0 where that cannot be read."""
+    try:
+        with _open(io.BytesIO(encoded)) as opened:
+            return _megapixels(opened)
+    except Exception:  # whoever decodes it says what is wrong
+        return 0.0
+
+
+def _open(source: Path | io.BytesIO) -> Image.Image:
+    """Read a header. Pillow's limit of pixels is off meanwhile: ours comes next."""
+    with _GUARD:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(source)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _megapixels(image: Image.Image) -> float:
+    return image.width * image.height / 1e6
+
+
+def _from_file(
+    source: Path | io.BytesIO, in_channels: int, max_megapixels: float | None
+) -> ImageArray:
     name = "image bytes" if isinstance(source, io.BytesIO) else str(source)
     try:
         encoded = source.read_bytes() if isinstance(source, Path) else source.getvalue()
-        with Image.open(io.BytesIO(encoded)) as opened:
+        with _open(io.BytesIO(encoded)) as opened:
+            if max_megapixels is not None and _megapixels(opened) > max_megapixels:
+                raise DataError(
+                    f"{opened.width} x {opened.height} pixels are {_megapixels(opened):.4g} "
+                    f"megapixels, the limit is {max_megapixels:g}: raise max_megapixels "
+                    "(predict.max_megapixels in params.yaml), or cut it into smaller images"
+                )
             opened.load()
             return _from_pil(upright(opened, encoded), in_channels)
     except FileNotFoundError:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,11 +11,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segcore.inference.images import ImageArray, ImageLike, resize, to_array
+from segcore.errors import SegcoreError
+from segcore.inference import tiling
+from segcore.inference.images import MAX_MEGAPIXELS, ImageArray, ImageLike, resize, to_array
+from segcore.inference.memory import PROBE, SURE_BYTES, bytes_per_pixel
+from segcore.inference.network import Network
 from segcore.inference.spec import PackageSpec
+from segcore.machine import GIB, available_memory_gib
 
-MIN_SIDE = 32
 MAX_BATCH_LOGITS = 2**27
+FREE_SHARE = 0.5
+FLOAT_BYTES = 4
+SCORE_COPIES = 3  # scores, their softmax or sums, and what finding the largest takes
+CRF_BYTES = 2**11  # a pixel's share of a lattice and its filters
 
 Refine = Callable[[Tensor, Tensor], Tensor]
 
@@ -42,12 +52,21 @@ class Prediction:
 class Predictor:
     """A trained model with everything that turns images into class maps.
 
+    An image whose pass would not fit in memory is predicted in overlapping tiles
+    (`segcore.inference.tiling`); a `crf` then sees one tile at a time.
+
     Args:
         model: semantic model, in eval mode from here on.
         spec: how images are prepared and what the classes are.
         device: where the model runs.
         digest: of the model package, "" for a model that has none.
         crf: refines probabilities: (image uint8 [H, W, C], probabilities [K, H, W]) -> [K, H, W].
+        precision: "fp32", or "bf16" or "fp16" by autocast; scores are float32 in any case.
+        max_memory_gib: that a pass may take; None: half of what is free on the device.
+        max_megapixels: largest image file that is decoded; None: any.
+
+    Raises:
+        OptionError: no such precision.
     """
 
     def __init__(
@@ -58,18 +77,22 @@ class Predictor:
         device: str | torch.device = "cpu",
         digest: str = "",
         crf: Refine | None = None,
+        precision: str = "fp32",
+        max_memory_gib: float | None = None,
+        max_megapixels: float | None = MAX_MEGAPIXELS,
     ) -> None:
         self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
+        self.network = Network(model, spec, device=self.device, precision=precision)
+        self.model = self.network.model
         self.spec = spec
         self.digest = digest
         self.crf = crf
-        scale = torch.tensor([spec.mean, spec.std], device=self.device) * 255.0
-        self._mean, self._std = scale[:, None, :, None, None]
+        self.max_memory_gib = max_memory_gib
+        self.max_megapixels = max_megapixels
 
     def read(self, image: ImageLike) -> ImageArray:
         """Any image as uint8 [H, W, in_channels]; see `segcore.inference.images.to_array`."""
-        return to_array(image, self.spec.in_channels)
+        return to_array(image, self.spec.in_channels, max_megapixels=self.max_megapixels)
 
     def __call__(
         self,
@@ -105,33 +128,71 @@ class Predictor:
         """Logits [N, K, H, W] at the size of the images (uint8 [H, W, C], all of one size)."""
         size = images[0].shape[:2]
         inputs = [resize(image, self.spec.input_size or size) for image in images]
-        pixels = torch.from_numpy(np.stack(inputs)).to(self.device).permute(0, 3, 1, 2)
-        x = (pixels.float() - self._mean) / self._std
-        height, width = x.shape[-2:]
-        right, bottom = max(0, MIN_SIDE - width), max(0, MIN_SIDE - height)
-        if right or bottom:
-            x = functional.pad(x, (0, right, 0, bottom), mode="replicate")
-        logits: Tensor = self.model(x)["out"][..., :height, :width].float()
-        if (height, width) != size:
+        logits = self.network(torch.from_numpy(np.stack(inputs)))
+        if logits.shape[-2:] != size:
             logits = functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         return logits
 
-    def _predict(self, images: Sequence[ImageArray], confidence: bool) -> Iterable[Prediction]:
+    @torch.inference_mode()
+    def _predict(self, images: Sequence[ImageArray], confidence: bool) -> list[Prediction]:
+        tile = self._tile(images[0].shape[:2])
+        if tile is not None:
+            return [self._predict_tiles(image, tile, confidence) for image in images]
         scores = self.logits(images)
         if self.crf is not None:
-            scores = torch.stack(
-                [
-                    self.crf(torch.from_numpy(image).to(self.device), probabilities)
-                    for image, probabilities in zip(images, scores.softmax(1), strict=True)
-                ]
-            )
-        elif confidence:
+            pairs = zip(images, scores, strict=True)
+            scores = torch.stack([self._refine(image, one) for image, one in pairs])
+        best, classes = self._classes(scores, confidence)
+        masks = classes.cpu().numpy().astype(self._dtype, copy=False)
+        shares = best.cpu().numpy() if confidence else [None] * len(masks)
+        return [Prediction(*pair) for pair in zip(masks, shares, strict=True)]
+
+    def _predict_tiles(self, image: ImageArray, tile: int, confidence: bool) -> Prediction:
+        size = image.shape[:2]
+        mask: Any = np.empty(size, self._dtype)
+        shares = np.empty(size, np.float32) if confidence else None
+        for top, scores in tiling.blend(self._tile_run(image), size, tile=tile):
+            best, classes = self._classes(scores[None], confidence)
+            bottom = top + scores.shape[-2]
+            mask[top:bottom] = classes[0].cpu().numpy()
+            if shares is not None:
+                shares[top:bottom] = best[0].cpu().numpy()
+        return Prediction(mask, shares)
+
+    def _tile_run(self, image: ImageArray) -> tiling.Run:
+        """Scores of parts of an image: passes of the model, or its one pass at training size."""
+        size = image.shape[:2]
+        small: Tensor | None = None
+        if self.spec.input_size:
+            resized = np.ascontiguousarray(resize(image, self.spec.input_size))
+            small = self.network(torch.from_numpy(resized)[None])[0]
+
+        def run(top: int, bottom: int, left: int, right: int) -> Tensor:
+            part = np.ascontiguousarray(image[top:bottom, left:right])
+            if small is not None:
+                scores = tiling.upsampled(small, size, (top, bottom, left, right))
+            else:
+                scores = self.network(torch.from_numpy(part)[None])[0]
+            return scores if self.crf is None else self._refine(part, scores)
+
+        return run
+
+    def _refine(self, image: ImageArray, scores: Tensor) -> Tensor:
+        """Probabilities [K, H, W] after the CRF."""
+        if self.crf is None:
+            return scores.softmax(0)
+        return self.crf(torch.from_numpy(image).to(self.device), scores.softmax(0))
+
+    def _classes(self, scores: Tensor, confidence: bool) -> tuple[Tensor, Tensor]:
+        # On CPUs `max` is as fast in both layouts; `argmax` takes four times as long in one.
+        if confidence and self.crf is None:
             scores = scores.softmax(1)
         best, classes = scores.max(1)
-        dtype = np.uint8 if self.spec.num_classes <= 256 else np.uint16
-        masks = classes.cpu().numpy().astype(dtype)
-        for index, mask in enumerate(masks):
-            yield Prediction(mask, best[index].cpu().numpy() if confidence else None)
+        return best, classes
+
+    @property
+    def _dtype(self) -> type[np.uint8] | type[np.uint16]:
+        return np.uint8 if self.spec.num_classes <= 256 else np.uint16
 
     def _batches(self, sizes: Sequence[tuple[int, ...]], batch_size: int) -> Iterable[list[int]]:
         groups: dict[tuple[int, ...], list[int]] = {}
@@ -139,8 +200,42 @@ class Predictor:
             groups.setdefault(size, []).append(index)
         for (height, width), indices in groups.items():
             fitting = MAX_BATCH_LOGITS // (height * width * self.spec.num_classes)
+            if batch_size > 1 and height * width * batch_size * SURE_BYTES > self._budget:
+                fitting = min(fitting, int(self._budget / (height * width * self._pixel_bytes)))
             step = max(1, min(batch_size, fitting))
             yield from (indices[at : at + step] for at in range(0, len(indices), step))
+
+    def _tile(self, size: tuple[int, ...]) -> int | None:
+        """Side of the tiles that an image of (height, width) is predicted in; None: whole."""
+        height, width = size
+        if height * width * SURE_BYTES <= self._budget:
+            return None
+        return tiling.choose_tile(
+            (height, width),
+            pixel_bytes=self._pixel_bytes,
+            score_bytes=SCORE_COPIES * FLOAT_BYTES * (self.spec.num_classes + 1),
+            budget=self._budget,
+        )
+
+    @cached_property
+    def _budget(self) -> float:
+        gib = self.max_memory_gib
+        if gib is None:
+            gib = FREE_SHARE * available_memory_gib(str(self.device))
+        return gib * GIB
+
+    @cached_property
+    def _pixel_bytes(self) -> float:
+        """That predicting a pixel takes: the pass, measured once, and what follows it."""
+        after = SCORE_COPIES * FLOAT_BYTES * self.spec.num_classes
+        after += CRF_BYTES if self.crf is not None else 0
+        if self.spec.input_size:
+            return after
+        x = torch.zeros(1, self.spec.in_channels, PROBE, PROBE, device=self.device)
+        try:
+            return after + bytes_per_pixel(self.network.forward, x)
+        except (RuntimeError, SegcoreError):  # a model that does not take this size
+            return SURE_BYTES
 
 
 def best_device() -> str:

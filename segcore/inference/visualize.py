@@ -15,6 +15,7 @@ Pixels = NDArray[np.uint8]
 PAPER = (250, 250, 250)
 INK = (38, 42, 48)
 VOID = (0, 0, 0)
+STRIP_PIXELS = 1 << 20  # that are mixed at a time
 
 
 def colorize(mask: Mask, palette: Palette) -> Image.Image:
@@ -60,14 +61,28 @@ def overlay(
         raise ShapeError(
             f"image is {image.shape[:2]}, mask {mask.shape}: an overlay needs equal sizes"
         )
-    base = _rgb(image).astype(np.float32)
-    known = ((mask >= 0) & (mask < len(palette)))[..., None]
-    colors = _colors(mask, palette).astype(np.float32)
-    mixed = np.where(known, (1 - alpha) * base + alpha * colors, base)
-    if contours:
-        border = _borders(mask)
-        mixed[border] = 0.35 * colors[border] + 0.65 * 255
-    return Image.fromarray(mixed.round().astype(np.uint8))
+    mixed = np.empty((*mask.shape, 3), np.uint8)
+    rows = max(1, STRIP_PIXELS // max(1, mask.shape[1]))
+    for top in range(0, len(mask), rows):  # floats of a whole large image would fill the memory
+        strip = slice(top, top + rows)
+        mixed[strip] = _mixed(_rgb(image[strip]), mask[strip], palette, alpha)
+        if contours:
+            above = max(0, top - 1)
+            border = _borders(mask[above : top + rows])[top - above :]
+            colors = _colors(mask[strip][border], palette)
+            mixed[strip][border] = (0.35 * colors + 0.65 * 255).round()
+    return Image.fromarray(mixed)
+
+
+def _mixed(base: Pixels, mask: Mask, palette: Palette, alpha: float) -> Pixels:
+    """`base` with the colours of known classes over it, by a table of what each class adds."""
+    known = (mask >= 0) & (mask < len(palette))
+    index = np.where(known, mask, len(palette))
+    added = np.array([*palette, VOID], np.float32) * np.float32(alpha)
+    kept = np.full(len(added), 1 - alpha, np.float32)
+    kept[-1] = 1.0
+    pixels: Pixels = (base * kept[index][..., None] + added[index]).round().astype(np.uint8)
+    return pixels
 
 
 def difference(image: Pixels, mask: Mask, truth: Mask, *, ignore_index: int) -> Image.Image:

@@ -7,11 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from segcore.errors import DataError, OptionError, ShapeError
+from segcore.inference import tiling
 from segcore.losses import class_weights_from_counts, create_loss
 from segcore.metrics import ConfusionMatrix
 from segcore.tasks.base import Batch, Task
 
 AUX_WEIGHT = 0.4
+WHOLE_SCORES = 2**28  # pixels x classes (32 or more) of an image: 8 megapixels of 32 classes
+VALIDATION_TILE = 1024
 
 SemanticLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -125,9 +128,24 @@ class SemanticTask(Task):
         return terms
 
     def predict(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Logits [N, K, H, W]."""
-        outputs = model(self.normalise(batch["image"]))
-        logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs["out"]
+        """Logits [N, K, H, W]; of very large images put together from overlapping tiles."""
+        image = batch["image"]
+        if image.shape[-2] * image.shape[-1] * max(self.num_classes, 32) > WHOLE_SCORES:
+            return self._predict_tiles(model, image)
+        return _main_output(model(self.normalise(image)))
+
+    def _predict_tiles(self, model: nn.Module, image: Tensor) -> Tensor:
+        """As `predict`, never holding more than the pass of a tile beside the logits."""
+
+        def run(top: int, bottom: int, left: int, right: int) -> Tensor:
+            part = self.normalise(image[..., top:bottom, left:right])
+            return _main_output(model(part)).float()
+
+        size = (int(image.shape[-2]), int(image.shape[-1]))
+        shape = (len(image), self.num_classes, *size)
+        logits = torch.empty(shape, device=image.device)
+        for top, scores in tiling.blend(run, size, tile=VALIDATION_TILE):
+            logits[..., top : top + scores.shape[-2], :] = scores
         return logits
 
     def new_metric(self) -> "SemanticMetric":
@@ -255,6 +273,11 @@ def _fact(name: str, dataset: Any, facts: Mapping[str, Any]) -> Any:
     if name in _DEFAULTS:
         return _DEFAULTS[name]
     raise OptionError(f"task semantic lacks {name}: give a dataset, or {name}=...")
+
+
+def _main_output(outputs: Any) -> Tensor:
+    logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs["out"]
+    return logits
 
 
 def _within(target: Tensor, highest: int) -> bool:

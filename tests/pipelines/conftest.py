@@ -126,6 +126,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
             "tracking.system_metrics": False,
             "cluster.storage": str(tmp_path / "runs"),
             "evaluate.promote.resamples": 400,
+            "evaluate.precision": "fp32",
             "predict.batch_size": 4,
+            "predict.precision": "fp32",
         }
     )

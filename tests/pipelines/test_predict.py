@@ -3,16 +3,20 @@
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from pipelines.params import Params
 from pipelines.prediction import manifest
 from pipelines.prediction.inputs import find_inputs, read_bytes
+from pipelines.prediction.job import make_job
 from pipelines.prediction.run import SOME_FAILED, Summary, predict
+from pipelines.prediction.worker import Worker
 from segcore.data.shards import open_shards
 from segcore.errors import DataError, PackageError
 from segcore.package import load_package, package_digest
@@ -202,6 +206,91 @@ def test_unwritable_output_is_a_reason_not_a_crash(
     (OUT / "masks" / "b").write_text("a file where a folder has to be")
     summary = run(project, images, good_package)
     assert {row.path for row in summary.failed} == {"images/b/one.png", "images/b/alpha.webp"}
+
+
+def test_files_above_the_limit_are_refused_and_odd_ones_predicted(
+    project: Params, images: Path, good_package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (400, 300), (220, 60, 60)).save(images / "huge.png")
+    for name, size in (("dot", (1, 1)), ("row", (4000, 1)), ("column", (1, 4000))):
+        Image.new("RGB", size, (220, 60, 60)).save(images / f"{name}.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 48), (220, 60, 60)).save(images / "turned.png", exif=exif)
+    # Above this, images wait for their turn undecoded.
+    monkeypatch.setattr("pipelines.prediction.worker.LARGE_MEGAPIXELS", 0.0035)
+    limited = project.override({"predict.max_megapixels": 0.1})
+    summary = run(limited, images, good_package, overlays=True)
+    assert (summary.done, len(summary.failed)) == (10, 1)
+    assert summary.failed[0].path == "images/huge.png"
+    assert "400 x 300 pixels are 0.12 megapixels, the limit is 0.1" in summary.failed[0].reason
+    assert "predict.max_megapixels" in summary.failed[0].reason
+    for name, size in (("dot", (1, 1)), ("row", (4000, 1)), ("turned", (48, 64))):
+        assert Image.open(OUT / f"masks/{name}.png").size == size
+        assert Image.open(OUT / f"overlays/{name}.jpg").size == size
+    assert run(project, images, good_package, overlays=True).done == 1
+
+
+def test_precision_is_part_of_what_made_a_result(
+    project: Params, images: Path, good_package: Path
+) -> None:
+    assert run(project, images, good_package).done == 6
+    assert {row.precision for row in manifest.read(OUT).values()} == {"fp32"}
+    half = project.override({"predict.precision": "bf16", "predict.batch_size": "auto"})
+    assert run(half, images, good_package).done == 6
+    assert {row.precision for row in manifest.read(OUT).values()} == {"bf16"}
+    assert run(half, images, good_package).kept == 6
+
+
+def test_a_manifest_without_precision_is_of_fp32(
+    project: Params, images: Path, good_package: Path
+) -> None:
+    run(project, images, good_package)
+    table = pq.read_table(OUT / manifest.FILE)
+    pq.write_table(table.drop_columns(["precision"]), OUT / manifest.FILE)
+    assert run(project, images, good_package).kept == 6
+
+
+def test_the_manifest_is_there_from_the_first_result_on(
+    project: Params, images: Path, good_package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, seen = Worker.stream, []
+
+    def stream(self: Worker, items: Any) -> Any:
+        for row in real(self, items):
+            seen.append(len(manifest.read(OUT)))
+            yield row
+            if len(seen) == 3:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(Worker, "stream", stream)
+    with pytest.raises(KeyboardInterrupt):
+        run(project, images, good_package)
+    assert seen == [0, 1, 1]
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_queues_are_bounded(
+    project: Params, images: Path, good_package: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    for index in range(40):
+        Image.new("RGB", (64, 48), (index, 60, 60)).save(images / f"more{index:02}.png")
+    read, done = [], []
+    real = Worker._read
+
+    def count(self: Worker, work: Any) -> Any:
+        read.append(work)
+        assert len(read) - len(done) <= 6 * batch + 8
+        return real(self, work)
+
+    monkeypatch.setattr(Worker, "_read", count)
+    params = project.override({"predict.batch_size": batch})
+    job = make_job(params, package=good_package, version="", out=OUT, overlays=False)
+    paths = find_inputs("images")
+    for row, item in zip(Worker(job).stream([(i, None) for i in paths]), paths, strict=True):
+        assert (row.path, row.status) == (item.path, "ok")
+        done.append(row)
 
 
 @pytest.mark.ray

@@ -1,0 +1,117 @@
+"""What every worker of a prediction knows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.params import CRFParams, Params
+from pipelines.prediction.inputs import Input
+from pipelines.prediction.manifest import Row
+from segcore.inference.predictor import FREE_SHARE, Predictor
+from segcore.inference.spec import PackageSpec
+from segcore.machine import (
+    available_memory_gib,
+    choose_batch_size,
+    choose_precision,
+    describe_machine,
+)
+from segcore.package import load_package, package_digest, read_spec
+
+MASKS = "masks"
+OVERLAYS = "overlays"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker of a prediction knows; small, so that it travels to other nodes.
+
+    Args:
+        package: folder of the model package, reachable by every worker.
+        digest: of the package.
+        version: models:/name/version, or the folder that the user gave.
+        spec: of the package.
+        out: absolute folder for masks/, overlays/ and the manifest.
+        base: folder that relative input paths start from; workers may run in another.
+        overlays: also write overlays.
+        batch_size: images that run through the model together.
+        crf: of params.yaml; None for no dense CRF after the model.
+        precision: fp32, bf16 or fp16.
+        max_memory_gib: of a pass of the model; None: half of what a worker finds free.
+        max_megapixels: of an image file.
+        memory_share: of a node's free memory that is this worker's, where it is not told.
+    """
+
+    package: Path
+    digest: str
+    version: str
+    spec: PackageSpec
+    out: Path
+    base: Path
+    overlays: bool
+    batch_size: int
+    crf: CRFParams | None
+    precision: str
+    max_memory_gib: float | None
+    max_megapixels: float
+    memory_share: float = 1.0
+
+    def row(self, item: Input, status: str, reason: str = "") -> Row:
+        """A row about `item` under this job's model."""
+        return Row(
+            path=item.path,
+            status=status,
+            reason=reason,
+            model_digest=self.digest,
+            model_version=self.version,
+            dataset_digest=self.spec.dataset_digest,
+            crf=self.crf.model_dump_json() if self.crf else "",
+            precision=self.precision,
+        )
+
+    def made(self, item: Input, known: Row) -> bool:
+        """Whether a row of an earlier run tells of this model, used in this way."""
+        own = self.row(item, "ok")
+        keys = ("model_digest", "crf", "precision")
+        return all(getattr(known, key) == getattr(own, key) for key in keys)
+
+    def is_written(self, item: Input) -> bool:
+        """Whether the files of `item` are there; says nothing about which model wrote them."""
+        return all((self.out / name).is_file() for name in self.files(item))
+
+    def files(self, item: Input) -> list[str]:
+        """Names of what is written for `item`, the mask first, relative to `out`."""
+        overlay = [f"{OVERLAYS}/{item.name}.jpg"] if self.overlays else []
+        return [f"{MASKS}/{item.name}.png", *overlay]
+
+    def load(self, device: str) -> Predictor:
+        """The model, ready for images."""
+        gib = self.max_memory_gib
+        if gib is None and self.memory_share < 1:
+            gib = self.memory_share * FREE_SHARE * available_memory_gib(device)
+        predictor = load_package(
+            self.package, device=device, precision=self.precision, max_memory_gib=gib
+        )
+        predictor.crf = self.crf.build() if self.crf else None
+        return predictor
+
+
+def make_job(params: Params, *, package: Path, version: str, out: Path, overlays: bool) -> Job:
+    """What `predict` of params.yaml asks for; "auto" by the machine that this runs on.
+
+    Raises:
+        PackageError: the model is not a whole package.
+    """
+    asked, machine = params.predict, describe_machine()
+    return Job(
+        package=package,
+        digest=package_digest(package),
+        version=version,
+        spec=read_spec(package),
+        out=out.resolve(),
+        base=Path.cwd(),
+        overlays=overlays,
+        batch_size=choose_batch_size(asked.batch_size, machine),
+        crf=asked.crf,
+        precision=choose_precision(asked.precision, machine),
+        max_memory_gib=None if asked.max_memory_gib == "auto" else asked.max_memory_gib,
+        max_megapixels=asked.max_megapixels,
+    )
