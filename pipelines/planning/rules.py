@@ -17,6 +17,7 @@ ORIENTED = 0.1
 REFIT_PICTURES = 150
 FIRST_RESULT_MINUTES = 8.0
 ENOUGH_SAMPLES = 10_000
+THIN_PX = 8.0
 VALIDATION_SHARE = 0.08
 VALIDATIONS = (2, 12)
 SEARCH_TRIALS = 3
@@ -107,8 +108,17 @@ def upside_down(facts: Facts) -> Decision:
 
 
 def scale(facts: Facts) -> Decision:
-    """Enlarge and shrink a little."""
-    return Decision([0.8, 1.25], "objects come nearer and farther", ("measured",))
+    """Enlarge and shrink a little, unless resampling would wash out what is thin."""
+    thick = {
+        entry["name"]: entry["thickness_px"]
+        for entry in facts.classes
+        if entry["thickness_px"] is not None
+    }
+    name, least = min(thick.items(), key=lambda pair: pair[1], default=("", math.inf))
+    if least < THIN_PX:
+        why = f"{name} is {least:.2g} px thick: resampling would blur it"
+        return Decision([1.0, 1.0], why, ("thickness",))
+    return Decision([0.8, 1.25], "objects come nearer and farther", ("thickness",))
 
 
 def refit(facts: Facts) -> Decision:
@@ -167,7 +177,7 @@ def max_minutes(facts: Facts) -> Decision:
     if facts.params.train.epochs != "auto":  # type: ignore[comparison-overlap]
         return Decision(None, f"you count {facts.params.train.epochs} epochs", ("you",))
     search = _search_s(facts, facts.settings["tune.trials"]) / 60
-    minutes = max(0.5, round(facts.settings["train.budget_minutes"] - search, 1))
+    minutes = max(0.1, round(facts.settings["train.budget_minutes"] - search, 1))
     why = f"the budget less {search:.1f} min of search" if search else "the whole budget"
     return Decision(minutes, why, ("budget",))
 

@@ -23,8 +23,8 @@ CPU = Machine("cpu", "a processor", 2, 24.0, True, 0)
 def fingerprint(**changes: Any) -> dict[str, Any]:
     """94 pictures of 320 x 480 with a thin class of 1.6 %."""
     classes = [
-        {"name": "ground", "pixel_share": 0.984, "image_share": 1.0},
-        {"name": "crack", "pixel_share": 0.016, "image_share": 1.0},
+        {"name": "ground", "pixel_share": 0.984, "image_share": 1.0, "thickness_px": 90},
+        {"name": "crack", "pixel_share": 0.016, "image_share": 1.0, "thickness_px": 3.1},
     ]
     found = {
         "images": {"train": 66, "val": 14, "test": 14, "unlabelled": 0},
@@ -92,8 +92,14 @@ def test_precision_follows_the_machine() -> None:
 
 def test_rare_classes_are_cropped_more_often() -> None:
     assert value("train.augment.class_crops") > 0
-    even = [{"name": str(i), "pixel_share": 0.5, "image_share": 1.0} for i in range(2)]
+    even = [{"name": str(i), "pixel_share": 0.5, "thickness_px": 40} for i in range(2)]
     assert value("train.augment.class_crops", classes=even) == 0
+
+
+def test_thin_things_are_not_resampled() -> None:
+    assert value("train.augment.scale") == [1.0, 1.0]
+    thick = [{"name": "cell", "pixel_share": 0.2, "thickness_px": 20}]
+    assert value("train.augment.scale", classes=thick) == [0.8, 1.25]
 
 
 def test_pictures_with_an_up_are_not_turned_over() -> None:
