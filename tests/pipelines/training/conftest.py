@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -141,6 +142,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(start, env=environment, stdout=log, stderr=log)
     try:
+        while "Ray runtime started" not in (home / "log").read_text() and process.poll() is None:
+            time.sleep(0.5)
         yield Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", environment)
     finally:
         below = psutil.Process(process.pid).children(recursive=True)
