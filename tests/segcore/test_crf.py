@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from segcore.errors import OptionError, ShapeError
-from segcore.inference.crf import DenseCRF, _pair_filter
+from segcore.inference.crf import DenseCRF, _Pairs
 from segcore.inference.permutohedral import PermutohedralLattice
 
 
@@ -84,7 +84,7 @@ def test_chunks_of_pairs_equal_the_whole_matrix() -> None:
     features = torch.randn(4500, 5, generator=torch.Generator().manual_seed(0))
     values = torch.rand(4500, 3, generator=torch.Generator().manual_seed(1))
     whole = torch.exp(-torch.cdist(features, features).square() / 2) @ values
-    torch.testing.assert_close(_pair_filter(features)(values), whole, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(_Pairs(features).filter(values), whole, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("options", [{}, {"bilateral_sxy": 20.0, "bilateral_srgb": 13.0}])
