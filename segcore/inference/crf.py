@@ -48,9 +48,9 @@ class DenseCRF:
             permutohedral lattice (linear; approximate), "auto" is exact up to 4096 pixels. k_1 is
             always exact, a product of one matrix for rows and one for columns.
 
-    At 360 x 480 with 12 labels, 10 updates on the lattice take 1.2 s of one CPU core on rendered
-    streets (benchmarks/crf.py), and took 3.9 s of a busy one on CamVid frames, which have more
-    colours. On crops of those its labels differ from the exact sums' at 0.2 to 1.2 % of the pixels,
+    At 360 x 480 with 12 labels, 10 updates on the lattice take 0.35 s of one CPU core and 95 MB on
+    rendered streets (benchmarks/crf.py), 0.55 s where noise gives them many more colours. On crops
+    of CamVid frames the lattice's labels differ from the exact sums' at 0.2 to 1.2 % of the pixels,
     where the CRF itself changes 4 to 32 %.
 
     Raises:
