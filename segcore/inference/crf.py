@@ -4,7 +4,7 @@ Reference: Krähenbühl & Koltun 2011, arXiv:1210.5644; as DeepLab's post-proces
 2015, arXiv:1412.7062.
 """
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,9 @@ NORMALIZATIONS = ("symmetric", "none")
 
 _EXACT_PIXELS = 4096  # "auto" sums over all pairs up to here, and keeps the kernel matrix
 _CHUNK = 1 << 24  # kernel values held at a time beyond
+_REACH = 5.5  # standard deviations; beyond, 1e-7 of a Gaussian's sum is left
+_BLOCK = 24  # rows or columns that are blurred at a time on CPUs
 _SMALLEST = 1e-20  # probability; keeps the unary term finite
-
-# Sum over all j, j = i included, of k(f_i, f_j) v_j: [P, K] -> [P, K].
-Filter = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,9 @@ class DenseCRF:
             permutohedral lattice (linear; approximate), "auto" is exact up to 4096 pixels. k_1 is
             always exact, a product of one matrix for rows and one for columns.
 
-    At 360 x 480 with 12 labels, 10 updates on the lattice take 1.2 s of one CPU core on rendered
-    streets (benchmarks/crf.py), and took 3.9 s of a busy one on CamVid frames, which have more
-    colours. On crops of those its labels differ from the exact sums' at 0.2 to 1.2 % of the pixels,
+    At 360 x 480 with 12 labels, 10 updates on the lattice take 0.35 s of one CPU core and 95 MB on
+    rendered streets (benchmarks/crf.py), 0.55 s where noise gives them many more colours. On crops
+    of CamVid frames the lattice's labels differ from the exact sums' at 0.2 to 1.2 % of the pixels,
     where the CRF itself changes 4 to 32 %.
 
     Raises:
@@ -110,35 +109,36 @@ class DenseCRF:
         return self._infer(image, probabilities)
 
     def _infer(self, image: Tensor, probabilities: Tensor) -> Tensor:
-        labels, height, width = probabilities.shape
-        log_unary = probabilities.clamp_min(_SMALLEST).log().flatten(1).T.contiguous()
-        messages = [
-            (weight, self._message(kernel, own)) for weight, kernel, own in self._kernels(image)
-        ]
-        q = _softmax(log_unary)
+        """The updates, on maps [H, K, W]: as quick to blur as to sum over labels."""
+        log_unary = probabilities.clamp_min(_SMALLEST).log_().transpose(0, 1).contiguous()
+        kernels = self._kernels(image, log_unary.shape)
+        own = torch.zeros_like(log_unary[:, :1])
+        for kernel in kernels:
+            own += kernel.own
+        q, total = log_unary.softmax(1), torch.empty_like(log_unary)
         for _ in range(self.iterations):
             # Potts: what the other labels send differs from -(what l itself sends) by a constant.
-            total = log_unary
-            for weight, message in messages:
-                total = total + weight * message(q)
-            q = _softmax(total)
-        return q.T.reshape(labels, height, width)
+            torch.addcmul(log_unary, own, q, value=-1, out=total)
+            for kernel in kernels:
+                kernel.add(q, total)
+            torch.softmax(total, 1, out=q)
+        return q.transpose(0, 1).contiguous()
 
-    def _kernels(self, image: Tensor) -> list[tuple[float, Filter, Tensor | float]]:
-        """(weight, filter, share of a point's own value in the filter's answer) of each kernel."""
-        kernels: list[tuple[float, Filter, Tensor | float]] = []
+    def _kernels(self, image: Tensor, shape: torch.Size) -> list["_Positions | _Points"]:
+        """The normalised kernels, each with its weight, for maps of a shape [H, K, W]."""
+        kernels: list[_Positions | _Points] = []
+        symmetric = self.normalization == "symmetric"
         if self.gaussian_weight:
-            size = (image.shape[0], image.shape[1])
-            blur = _gaussian_filter(size, self.gaussian_sxy, image.device)
-            kernels.append((self.gaussian_weight, blur, 1.0))
+            sigma, weight = self.gaussian_sxy, self.gaussian_weight
+            kernels.append(_Positions(shape, sigma, weight, symmetric, image.device))
         if self.bilateral_weight:
             features = self._features(image)
             small = len(features) <= _EXACT_PIXELS
             if self.method == "exact" or (self.method == "auto" and small):
-                kernels.append((self.bilateral_weight, _pair_filter(features), 1.0))
+                kernel: _Pairs | PermutohedralLattice = _Pairs(features)
             else:
-                lattice = PermutohedralLattice(features)
-                kernels.append((self.bilateral_weight, lattice.filter, lattice.own_share()))
+                kernel = PermutohedralLattice(features)
+            kernels.append(_Points(shape, kernel, self.bilateral_weight, symmetric))
         return kernels
 
     def _features(self, image: Tensor) -> Tensor:
@@ -150,64 +150,123 @@ class DenseCRF:
         colour = image / self.bilateral_srgb
         return torch.cat([place, colour], -1).reshape(-1, 2 + channels)
 
-    def _message(self, kernel: Filter, own: Tensor | float) -> Filter:
-        """Sum over j != i of the normalised kernel times Q_j."""
-        if self.normalization == "none":
-            return lambda q: kernel(q) - own * q
-        return _normalized(kernel, own)
+
+class _Positions:
+    """The kernel over positions, a product of one over rows and one over columns.
+
+    Shape:
+        own: [H, 1, W], the share of a pixel's own value in what `add` adds
+    """
+
+    def __init__(
+        self, shape: torch.Size, sigma: float, weight: float, symmetric: bool, device: torch.device
+    ) -> None:
+        height, _, width = shape
+        self._rows, rows = _bands(height, sigma, symmetric, device)
+        self._columns, columns = _bands(width, sigma, symmetric, device)
+        self._weight = weight
+        self._blurred = torch.empty(shape, device=device)
+        self.own = weight * rows[:, None, None] * columns
+
+    def add(self, q: Tensor, total: Tensor) -> None:
+        """Add the weighted sums over all pixels of maps [H, K, W]."""
+        source, middle = q.flatten(1), self._blurred.flatten(1)
+        for to, near, matrix in self._rows:
+            torch.mm(matrix, source[near], out=middle[to])
+        middle, target = self._blurred.flatten(0, 1), total.flatten(0, 1)
+        for to, near, matrix in self._columns:
+            target[:, to].addmm_(middle[:, near], matrix.T, alpha=self._weight)
 
 
-def _softmax(scores: Tensor) -> Tensor:
-    """Softmax over the labels of [P, K]; on the CPU many times faster with labels first."""
-    return scores.T.contiguous().softmax(0).T.contiguous()
+def _bands(
+    length: int, sigma: float, symmetric: bool, device: torch.device
+) -> tuple[list[tuple[slice, slice, Tensor]], Tensor]:
+    """Blocks of the matrix that blurs a line, without the values that are 0 to float32.
+
+    Returns:
+        The blocks, each with the places it fills and those it reads; and the diagonal.
+    """
+    reach = math.ceil(_REACH * sigma)
+    block = max(_BLOCK if device.type == "cpu" else length, reach)
+    place = torch.arange(length, device=device, dtype=torch.float32) / sigma
+    bands, sums = [], torch.empty(length, device=device)
+    for start in range(0, length, block):
+        to, near = slice(start, start + block), slice(max(0, start - reach), start + block + reach)
+        matrix = (place[to, None] - place[near]).square_().mul_(-0.5).exp_()
+        sums[to] = matrix.sum(1)
+        bands.append((to, near, matrix))
+    if not symmetric:
+        return bands, torch.ones_like(sums)
+    scale = sums.rsqrt()
+    for to, near, matrix in bands:
+        matrix.mul_(scale[to, None]).mul_(scale[near])
+    return bands, scale.square()
 
 
-def _normalized(kernel: Filter, own: Tensor | float) -> Filter:
-    scale: Tensor | None = None
+class _Points:
+    """A kernel over the features of the pixels.
 
-    def message(q: Tensor) -> Tensor:
-        nonlocal scale
-        if scale is None:
-            scale = kernel(torch.ones_like(q[:, :1])).clamp_min(_SMALLEST).rsqrt()
-        return scale * kernel(scale * q) - own * scale.square() * q
+    Shape:
+        own: [H, 1, W], the share of a pixel's own value in what `add` adds
+    """
 
-    return message
+    def __init__(
+        self,
+        shape: torch.Size,
+        kernel: "_Pairs | PermutohedralLattice",
+        weight: float,
+        symmetric: bool,
+    ) -> None:
+        height, labels, width = shape
+        own = kernel.own_share()
+        factor = torch.full_like(own, math.sqrt(weight))
+        if symmetric:
+            factor *= kernel.filter(torch.ones_like(own)).clamp_min_(_SMALLEST).rsqrt_()
+        kernel.scale(factor.flatten())
+        self._kernel = kernel
+        self._values = own.new_empty(height, width, labels)
+        self.own = (own * factor.square()).view(height, 1, width)
+
+    def add(self, q: Tensor, total: Tensor) -> None:
+        """Add the weighted sums over all pixels of maps [H, K, W]."""
+        self._values.copy_(q.transpose(1, 2))
+        sums = self._kernel.filter(self._values.flatten(0, 1))
+        total.add_(sums.view_as(self._values).transpose(1, 2))
 
 
-def _gaussian_filter(size: tuple[int, int], sigma: float, device: torch.device) -> Filter:
-    """Sums over positions: the kernel is a product of one over rows and one over columns."""
+class _Pairs:
+    """A Gaussian kernel summed over all pairs of points, in the manner of the lattice.
 
-    def line(length: int) -> Tensor:
-        place = torch.arange(length, device=device, dtype=torch.float32) / sigma
-        return torch.exp(-0.5 * (place[:, None] - place[None, :]).square())
+    Args:
+        features: [P, d], in standard deviations.
+    """
 
-    rows, columns = line(size[0]), line(size[1])
+    def __init__(self, features: Tensor) -> None:
+        self._features = features
+        self._factor = features.new_ones(len(features), 1)
+        self._kept = self._rows(slice(None)) if len(features) <= _EXACT_PIXELS else None
 
-    def blur(values: Tensor) -> Tensor:
-        maps = values.T.reshape(-1, *size)
-        return (rows @ (maps @ columns)).flatten(1).T
+    def own_share(self) -> Tensor:
+        """The part of `filter` by which each point's own value comes back: [P, 1]."""
+        return torch.ones_like(self._factor)
 
-    return blur
+    def scale(self, factor: Tensor) -> None:
+        """Let the kernel be factor_i k(i, j) factor_j, factor [P], from here on."""
+        self._factor = factor.unsqueeze(1)
 
+    def filter(self, values: Tensor) -> Tensor:
+        """The sums of values [P, K], in chunks of rows; a small kernel matrix is kept."""
+        values = self._factor * values
+        if self._kept is not None:
+            return self._factor * (self._kept @ values)
+        step = max(1, _CHUNK // len(values))
+        parts = [slice(start, start + step) for start in range(0, len(values), step)]
+        return self._factor * torch.cat([self._rows(part) @ values for part in parts])
 
-def _pair_filter(features: Tensor) -> Filter:
-    """Sums over all pairs, in chunks of rows; a small kernel matrix is kept."""
-    points = len(features)
-    rows = points if points <= _EXACT_PIXELS else max(1, _CHUNK // points)
-
-    def kernel(start: int) -> Tensor:
+    def _rows(self, part: slice) -> Tensor:
         distance = torch.cdist(
-            features[start : start + rows],
-            features,
+            self._features[part],
+            self._features,
             compute_mode="donot_use_mm_for_euclid_dist",
         )
         return distance.square_().mul_(-0.5).exp_()
-
-    kept = kernel(0) if rows == points else None
-
-    def sums(values: Tensor) -> Tensor:
-        if kept is not None:
-            return kept @ values
-        return torch.cat([kernel(start) @ values for start in range(0, points, rows)])
-
-    return sums

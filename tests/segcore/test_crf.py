@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from segcore.errors import OptionError, ShapeError
-from segcore.inference.crf import DenseCRF, _pair_filter
+from segcore.inference.crf import DenseCRF, _Pairs, _Positions
 from segcore.inference.permutohedral import PermutohedralLattice
 
 
@@ -84,7 +84,7 @@ def test_chunks_of_pairs_equal_the_whole_matrix() -> None:
     features = torch.randn(4500, 5, generator=torch.Generator().manual_seed(0))
     values = torch.rand(4500, 3, generator=torch.Generator().manual_seed(1))
     whole = torch.exp(-torch.cdist(features, features).square() / 2) @ values
-    torch.testing.assert_close(_pair_filter(features)(values), whole, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(_Pairs(features).filter(values), whole, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("options", [{}, {"bilateral_sxy": 20.0, "bilateral_srgb": 13.0}])
@@ -145,6 +145,35 @@ def test_lattice_knows_a_points_own_share() -> None:
     lattice = PermutohedralLattice(points)
     own = lattice.filter(torch.eye(3000)[:, :200])[:200].diagonal()
     torch.testing.assert_close(lattice.own_share()[:200, 0], own, rtol=0.25, atol=0)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("sigma", [0.4, 3.0, 20.0])
+def test_blur_in_bands_equals_the_whole_matrix(sigma: float, symmetric: bool) -> None:
+    maps = torch.rand(70, 2, 101, generator=torch.Generator().manual_seed(0))
+    place = torch.cartesian_prod(torch.arange(70.0), torch.arange(101.0)) / sigma
+    kernel = torch.exp(-torch.cdist(place.double(), place.double()).square() / 2)
+    if symmetric:
+        norm = kernel.sum(1).rsqrt()
+        kernel = norm[:, None] * kernel * norm
+    expected = kernel @ maps.transpose(1, 2).reshape(-1, 2).double()
+    positions = _Positions(maps.shape, sigma, 1.0, symmetric, maps.device)
+    total = torch.zeros_like(maps)
+    positions.add(maps, total)
+    sums = total.transpose(1, 2).reshape(-1, 2).double()
+    torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-5)
+    own = positions.own.flatten().double()
+    torch.testing.assert_close(own, kernel.diagonal(), rtol=1e-5, atol=0)
+
+
+def test_lattice_takes_a_factor_of_each_point() -> None:
+    points = torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0))
+    values = torch.rand(20_000, 2, generator=torch.Generator().manual_seed(1))
+    factor = torch.rand(20_000, generator=torch.Generator().manual_seed(2))
+    lattice = PermutohedralLattice(points)
+    expected = factor[:, None] * lattice.filter(factor[:, None] * values)
+    lattice.scale(factor)
+    torch.testing.assert_close(lattice.filter(values), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
