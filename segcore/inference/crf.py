@@ -48,7 +48,7 @@ class DenseCRF:
             permutohedral lattice (linear; approximate), "auto" is exact up to 4096 pixels. k_1 is
             always exact, a product of one matrix for rows and one for columns.
 
-    At 360 x 480 with 12 labels, 10 updates on the lattice take 0.35 s of one CPU core and 95 MB on
+    At 360 x 480 with 12 labels, 10 updates on the lattice take 0.33 s of one CPU core and 105 MB on
     rendered streets (benchmarks/crf.py), 0.55 s where noise gives them many more colours. On crops
     of CamVid frames the lattice's labels differ from the exact sums' at 0.2 to 1.2 % of the pixels,
     where the CRF itself changes 4 to 32 %.
