@@ -10,11 +10,15 @@ Box = tuple[int, int, int, int]
 def window(item: Tensor, box: Box, fill: float | list[float]) -> Tensor:
     """Cut (top, left, height, width) out of an item; what is outside of it is filled.
 
-    The rest of a large picture is not touched.
+    The rest of a large picture is not touched. Boxes and key points move.
     """
     from torchvision import tv_tensors
+    from torchvision.transforms.v2 import functional as ops
 
     top, left, height, width = box
+    if not isinstance(item, (tv_tensors.Image, tv_tensors.Mask)):
+        moved: Tensor = ops.crop(item, top, left, height, width)
+        return moved
     rows = slice(max(0, top), max(0, top, min(item.shape[-2], top + height)))
     columns = slice(max(0, left), max(0, left, min(item.shape[-1], left + width)))
     part = item.as_subclass(Tensor)[..., rows, columns]

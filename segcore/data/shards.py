@@ -79,6 +79,11 @@ class ShardedDataset:
         return self.info.palette
 
     @property
+    def things(self) -> tuple[bool, ...]:
+        """Per class, whether it is countable; empty where the dataset does not say."""
+        return self.info.things
+
+    @property
     def ignore_index(self) -> int:
         return self.info.ignore_index
 

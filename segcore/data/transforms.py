@@ -2,7 +2,7 @@
 
 Every draw comes from the generator that the caller gives, so a sample seen again under the same
 generator has the same pixels. The functional operators dispatch on the type of what they get:
-boxes or instance masks join by being put beside image and mask in `Augmentation.apply`.
+boxes and masks of objects join by being put beside the image in `Augmentation.apply`.
 """
 
 import math
@@ -18,6 +18,7 @@ from segcore.errors import OptionError, unknown_name
 
 MAX_UINT8 = 255
 RGB_CHANNELS = 3
+MAP_DIMS = 2  # a mask of three is a stack of objects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +142,7 @@ class Augmentation:
         """Change tv_tensors of one sample alike, each as its type asks for.
 
         Args:
-            items: tv_tensors over the same (height, width).
+            items: tv_tensors over the same (height, width), the image first.
             size: that (height, width).
             rng: source of every draw.
             over: (y, x) of a pixel of the source over which the crop is to lie.
@@ -223,12 +224,12 @@ class Augmentation:
         return [recolor(item) for item in items]
 
     def _fill(self, item: Tensor) -> int | list[float]:
-        """Mean colour for images, `ignore_index` for label maps."""
+        """Mean colour for images, `ignore_index` for maps of classes, nothing for objects."""
         from torchvision import tv_tensors
 
         if isinstance(item, tv_tensors.Image):
             return [float(round(value * MAX_UINT8)) for value in self.mean]
-        return self.ignore_index
+        return self.ignore_index if item.ndim == MAP_DIMS else 0
 
 
 def _pair(name: str, value: Any) -> tuple[Any, Any]:

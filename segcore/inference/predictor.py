@@ -84,6 +84,7 @@ class Predictor:
         self.device = torch.device(device)
         self.network = Network(model, spec, device=self.device, precision=precision)
         self.model = self.network.model
+        self.precision = precision
         self.spec = spec
         self.digest = digest
         self.crf = crf

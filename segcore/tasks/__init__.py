@@ -1,21 +1,71 @@
-"""Tasks by kind: what a batch means to the training loop."""
+"""Kinds of tasks by name: what a batch means to the loop, and a prediction to every stage."""
 
 import importlib
 from typing import Any
 
-from segcore.errors import unknown_name
+from segcore.errors import OptionError, unknown_name
+from segcore.models import MODELS, model_card
 from segcore.tasks.base import Batch, Metric, Step, Task
+from segcore.tasks.kind import Kind
 
-__all__ = ["TASKS", "Batch", "Metric", "Step", "Task", "create_task", "list_tasks"]
+__all__ = [
+    "TASKS",
+    "Batch",
+    "Kind",
+    "Metric",
+    "Step",
+    "Task",
+    "choose_task",
+    "create_task",
+    "get_kind",
+    "list_tasks",
+]
 
-TASKS: dict[str, str] = {
-    "semantic": "segcore.tasks.semantic:create_semantic_task",
+TASKS: dict[str, str | Kind] = {
+    "semantic": "segcore.tasks.semantic:KIND",
 }
 
 
 def list_tasks() -> list[str]:
     """Kinds that `create_task` takes."""
     return sorted(TASKS)
+
+
+def get_kind(name: str) -> Kind:
+    """The kind of task of this name.
+
+    Raises:
+        UnknownNameError: no such kind.
+    """
+    if name not in TASKS:
+        raise unknown_name("task", name, TASKS)
+    found = TASKS[name]
+    if isinstance(found, Kind):
+        return found
+    module, _, attribute = found.partition(":")
+    kind: Kind = getattr(importlib.import_module(module), attribute)
+    return kind
+
+
+def choose_task(architecture: str, dataset: Any) -> str:
+    """Name of the task that an architecture has on a dataset.
+
+    What its card says; for an architecture without one, the first that the dataset has labels for.
+
+    Args:
+        architecture: a name that `create_model` takes.
+        dataset: of `open_shards`.
+
+    Raises:
+        OptionError: the dataset has no labels for it.
+    """
+    name: str = model_card(architecture).task if architecture in MODELS else dataset.tasks[0]
+    if name not in dataset.tasks:
+        raise OptionError(
+            f"model.name is {architecture}, which is for the task {name}, and {dataset.name} has "
+            f"labels for {', '.join(dataset.tasks)}: take another model, or give such labels"
+        )
+    return name
 
 
 def create_task(kind: str, dataset: Any = None, **options: Any) -> Task:
@@ -30,8 +80,4 @@ def create_task(kind: str, dataset: Any = None, **options: Any) -> Task:
         UnknownNameError: no such kind.
         OptionError: an option is missing or wrong.
     """
-    if kind not in TASKS:
-        raise unknown_name("task", kind, TASKS)
-    module, _, builder = TASKS[kind].partition(":")
-    task: Task = getattr(importlib.import_module(module), builder)(dataset, **options)
-    return task
+    return get_kind(kind).create_task(dataset, **options)

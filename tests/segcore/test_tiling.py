@@ -17,8 +17,8 @@ from segcore.inference.memory import bytes_per_pixel
 from segcore.inference.predictor import Predictor
 from segcore.inference.spec import PackageSpec
 from segcore.models import create_model
-from segcore.tasks import semantic
 from segcore.tasks.semantic import SemanticTask
+from segcore.tasks.semantic import task as semantic
 
 MIB = 1 / 1024
 

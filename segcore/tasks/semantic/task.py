@@ -1,4 +1,4 @@
-"""Semantic segmentation: one class per pixel."""
+"""The loss and the figures of one class per pixel, for the training loop."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

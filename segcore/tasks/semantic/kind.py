@@ -1,0 +1,163 @@
+"""Semantic segmentation as a kind of task: class maps, confusion matrices, palette pictures."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from segcore.data.targets import ClassMaps, Described, Label, Targets
+from segcore.inference import visualize
+from segcore.inference.images import ImageArray
+from segcore.inference.predictor import Prediction, Predictor
+from segcore.inference.spec import PackageSpec
+from segcore.metrics import scores
+from segcore.tasks.base import Task
+from segcore.tasks.kind import OVERLAYS, Floats, Kind, Output, Served
+from segcore.tasks.sections import ClassTable, Column, Heatmap, Section
+from segcore.tasks.semantic import confusions
+from segcore.tasks.semantic.task import create_semantic_task
+
+STRIP_PIXELS = 1 << 20
+ERROR = (226, 46, 60)
+VOID = (38, 42, 92)
+
+
+class SemanticKind(Kind):
+    """One class per pixel."""
+
+    title = "Semantic segmentation"
+    usage = "print(prediction.mask.shape, prediction.mask.dtype)  # class indices"
+    predictor = Predictor
+    figure_names: Mapping[str, str] = {
+        "miou": "mean IoU",
+        "pixel_accuracy": "pixel accuracy",
+        "mean_accuracy": "mean accuracy",
+        "fw_iou": "frequency-weighted IoU",
+    }
+    headline = "miou"
+    headline_label = "mIoU"
+    records_stem = "confusions"
+    record_columns = ((confusions.COLUMN, pa.list_(pa.int64())),)
+    row_columns = (("class_shares", pa.map_(pa.string(), pa.float64())),)
+    served = (Served("", "int64", (-1, -1, -1)),)
+
+    def targets(self, data: Described) -> Targets:
+        """Class maps."""
+        return ClassMaps()
+
+    def create_task(self, dataset: Any = None, **options: Any) -> Task:
+        """See `create_semantic_task`."""
+        return create_semantic_task(dataset, **options)
+
+    def serve(self, predictions: Sequence[Prediction]) -> Any:
+        """int64 class maps [N, H, W]."""
+        return np.stack([prediction.mask.astype(np.int64) for prediction in predictions])
+
+    def record(self, prediction: Prediction, label: Label, data: Described) -> dict[str, Any]:
+        """The confusion matrix of one image."""
+        return confusions.count(prediction.mask, label, data)
+
+    def records(self, table: pa.Table, data: Described) -> confusions.Matrices:
+        """Confusion matrices [B, K, K]."""
+        return confusions.read(table, data)
+
+    def figures(self, records: confusions.Matrices, weights: Floats) -> dict[str, Floats]:
+        """Of the sum of the matrices."""
+        return confusions.figures(records, weights)
+
+    def image_scores(self, records: confusions.Matrices) -> Floats:
+        """mIoU of each image over the classes that it has."""
+        return scores(records).miou
+
+    def class_table(
+        self, records: confusions.Matrices, other: confusions.Matrices | None, data: Described
+    ) -> ClassTable:
+        """IoU, precision, recall, F1 and the share of the labelled pixels."""
+        total = records.sum(0)
+        own, pixels = scores(total).per_class(), total.sum(1)
+        names = (("iou", "IoU"), ("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
+        share = (pixels / max(1, pixels.sum())).tolist()
+        return ClassTable(
+            data.classes,
+            data.palette,
+            [
+                *(Column(key, name, own[key]) for key, name in names),
+                Column("pixel_share", "pixels", share, is_share=True),
+            ],
+            champion=None if other is None else scores(other.sum(0)).per_class()["iou"],
+        )
+
+    def sections(
+        self, records: confusions.Matrices, other: confusions.Matrices | None, data: Described
+    ) -> Sequence[Section]:
+        """The class table and the confusion matrix."""
+        confusion = Heatmap(
+            records.sum(0), data.classes, "Confusion, % of each actual class", "confusion"
+        )
+        return [self.class_table(records, other, data), confusion]
+
+    def overlay(self, image: ImageArray, prediction: Prediction, spec: PackageSpec) -> Image.Image:
+        """The image tinted by class."""
+        return visualize.overlay(image, prediction.mask, palette=spec.palette)
+
+    def panel(
+        self, image: ImageArray, label: Label, prediction: Prediction, spec: PackageSpec
+    ) -> Mapping[str, Image.Image]:
+        """Image, label, prediction, and what is wrong in red."""
+        return {
+            "image": Image.fromarray(image.squeeze()),
+            "label": visualize.overlay(image, label, palette=spec.palette),
+            "prediction": self.overlay(image, prediction, spec),
+            "errors": visualize.difference(
+                image, prediction.mask, label, ignore_index=spec.ignore_index
+            ),
+        }
+
+    def contact_sheet(
+        self,
+        images: Sequence[ImageArray],
+        predictions: Sequence[Prediction],
+        labels: Sequence[Label],
+        spec: PackageSpec,
+    ) -> Image.Image:
+        """Rows of image, label and prediction above a legend."""
+        return visualize.contact_sheet(
+            images,
+            [prediction.mask for prediction in predictions],
+            palette=spec.palette,
+            classes=spec.classes,
+            truths=labels,
+        )
+
+    def legend(self, data: Described) -> list[tuple[str, tuple[int, int, int]]]:
+        """The classes, errors, and what has no label."""
+        return [*super().legend(data), ("error", ERROR), ("not labelled", VOID)]
+
+    def outputs(self, extras: Collection[str] = ()) -> tuple[Output, ...]:
+        """masks/*.png of class indices, with the palette; overlays/*.jpg."""
+        mask = Output("masks", ".png", lambda image, prediction, spec: _mask(prediction, spec))
+        overlay = Output(OVERLAYS, ".jpg", self.overlay)
+        return (mask, overlay) if OVERLAYS in extras else (mask,)
+
+    def row(self, prediction: Prediction, spec: PackageSpec) -> dict[str, Any]:
+        """class_shares: class name -> share of the pixels, of the classes that occur."""
+        return {"class_shares": _shares(prediction.mask, spec.classes)}
+
+
+def _mask(prediction: Prediction, spec: PackageSpec) -> Image.Image:
+    return visualize.palette_png(prediction.mask, spec.palette)
+
+
+def _shares(mask: visualize.Mask, classes: Sequence[str]) -> list[tuple[str, float]]:
+    """Share of each class that occurs; strip by strip, as counting copies to 64 bits."""
+    rows = max(1, STRIP_PIXELS // mask.shape[1])
+    counts = np.zeros(len(classes), np.int64)
+    for top in range(0, len(mask), rows):
+        counts += np.bincount(mask[top : top + rows].ravel(), minlength=len(classes))
+    shares = zip(classes, counts / mask.size, strict=True)
+    return sorted((name, float(share)) for name, share in shares if share > 0)
+
+
+KIND = SemanticKind()
