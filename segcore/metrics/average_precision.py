@@ -23,7 +23,7 @@ Integers = NDArray[np.int64]
 RECALLS: Floats = np.linspace(0.0, 1.0, 101)  # where precision is read
 _STEPS = len(RECALLS) - 1
 _ABOVE = np.append(RECALLS, np.inf)
-_CHUNK = 1 << 19  # numbers in a block of weighted detections: 4 MB, whatever the number of weights
+_CHUNK = 1 << 17  # numbers in a block of weighted detections: 1 MB, whatever the number of weights
 
 
 @dataclass(frozen=True)

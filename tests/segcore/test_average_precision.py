@@ -44,9 +44,10 @@ def filled(boxes: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
 
 
 def random_boxes(count: int, rng: np.random.Generator) -> np.ndarray:
-    corner = rng.integers(0, 60, (count, 2))
-    side = rng.choice([1, 4, 20, 32, 33, 50, 96, 100], (count, 2))
-    return np.concatenate([corner, np.minimum(corner + side, SIZE[::-1])], 1).astype(np.float32)
+    side = rng.choice([1, 4, 20, 32, 33, 50, 96, 100], count)
+    sides = np.stack([side, side + rng.integers(0, 6, count)], 1)
+    corner = rng.integers(0, np.array(SIZE[::-1]) - sides + 1)
+    return np.concatenate([corner, corner + sides], 1).astype(np.float32)
 
 
 def random_image(
