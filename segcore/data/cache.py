@@ -8,7 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from segcore.data.rows import CachedRows, DecodedRows, Layout, Split, checksum, in_threads
+from segcore.data.rows import (
+    CLASS_MAPS,
+    CachedRows,
+    DecodedRows,
+    Layout,
+    Split,
+    checksum,
+    in_threads,
+)
+from segcore.data.targets import Targets
 from segcore.errors import DataError, OptionError
 
 CACHES = ("none", "ram", "disk")
@@ -22,6 +31,7 @@ def open_rows(
     layout: Layout,
     *,
     cache: str,
+    targets: Targets = CLASS_MAPS,
     cache_dir: Path | None = None,
     name: str = "split",
     digest: str = "",
@@ -33,6 +43,7 @@ def open_rows(
     Args:
         cache: "none", "ram" (filled as rows are first read) or "disk" (built at once, shared by
             all processes of the machine).
+        targets: what the labels are; `layout` agrees with it on maps.
         cache_dir: folder of the disk cache.
         name: stem of the cache file.
         digest: identity of the split's content; another digest makes another file.
@@ -44,18 +55,18 @@ def open_rows(
         DataError: the disk cannot hold the cache.
     """
     if cache == "none":
-        return DecodedRows(split, threads=threads)
+        return DecodedRows(split, targets=targets, threads=threads)
     if cache == "ram":
         check_memory(layout.total_bytes)
         empty = np.empty(layout.total_bytes, dtype=np.uint8)
-        return CachedRows(split, layout, empty, threads=threads, block=block)
+        return CachedRows(split, layout, empty, targets=targets, threads=threads, block=block)
     if cache != "disk":
         raise OptionError(f"cache is {cache!r}; known: {', '.join(CACHES)}")
     if cache_dir is None:
         raise OptionError("cache is 'disk' but no cache_dir is given: name a folder for it")
     file = DiskCache(cache_dir, name, digest, layout)
-    file.ensure(split, os.cpu_count() or 1)
-    return file.map(split, threads)
+    file.ensure(split, os.cpu_count() or 1, targets)
+    return file.map(split, threads, targets)
 
 
 def check_memory(needed: int) -> None:
@@ -88,7 +99,7 @@ class DiskCache:
 
     def __init__(self, folder: Path, name: str, digest: str, layout: Layout) -> None:
         described = f"segcore cache 1 {digest} {layout.channels}"
-        described += f" {layout.sizes}"
+        described += f" {layout.sizes}" + ("" if layout.maps else " images")
         self.header = sha256(described.encode()).digest()
         self.layout = layout
         self.folder = folder
@@ -98,13 +109,13 @@ class DiskCache:
         self.start = -(-table // PAGE_BYTES) * PAGE_BYTES
         self.length = self.start + layout.total_bytes
 
-    def ensure(self, split: Split, threads: int) -> None:
+    def ensure(self, split: Split, threads: int, targets: Targets = CLASS_MAPS) -> None:
         """Build the file unless a whole one is there; one of several processes does it."""
         if not self.is_whole():
             self.folder.mkdir(parents=True, exist_ok=True)
             with locked(self.folder / f"{self.name}.lock"):
                 if not self.is_whole():
-                    self._build(split, threads)
+                    self._build(split, threads, targets)
 
     def is_whole(self) -> bool:
         """Whether the file is there, complete, and of this content."""
@@ -115,13 +126,13 @@ class DiskCache:
         except OSError:
             return False
 
-    def _build(self, split: Split, threads: int) -> None:
+    def _build(self, split: Split, threads: int, targets: Targets) -> None:
         for stale in self.folder.glob(f"{self.name}-*.cache*"):
             stale.unlink(missing_ok=True)
         temporary = self.path.with_suffix(".cache.tmp")
         try:
             reserve(temporary, self.length)
-            self._write(temporary, split, threads)
+            self._write(temporary, split, threads, targets)
             temporary.replace(self.path)
         except OSError as error:
             raise DataError(
@@ -131,23 +142,26 @@ class DiskCache:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _write(self, path: Path, split: Split, threads: int) -> None:
+    def _write(self, path: Path, split: Split, threads: int, targets: Targets) -> None:
         file = np.memmap(path, dtype=np.uint8, mode="r+", shape=(self.length,))
-        rows = CachedRows(split, self.layout, np.asarray(file[self.start :]))
+        rows = CachedRows(split, self.layout, np.asarray(file[self.start :]), targets=targets)
         checksums = np.asarray(file[HEADER_BYTES : HEADER_BYTES + 4 * len(split)]).view(np.uint32)
 
         def write_row(index: int) -> None:
-            checksums[index] = checksum(*rows.read(index))
+            rows.fill(index)
+            checksums[index] = checksum(*rows.views(index))
 
         in_threads(write_row, range(len(split)), threads)
         file[:HEADER_BYTES] = np.frombuffer(self.header, dtype=np.uint8)
 
-    def map(self, split: Split, threads: int) -> CachedRows:
+    def map(self, split: Split, threads: int, targets: Targets = CLASS_MAPS) -> CachedRows:
         """The rows of the file. Processes share its pages; a damaged row is mended in private."""
         file = np.asarray(np.memmap(self.path, dtype=np.uint8, mode="c", shape=(self.length,)))
         checksums = file[HEADER_BYTES : HEADER_BYTES + 4 * len(split)].view(np.uint32)
         buffer = file[self.start :]
-        return CachedRows(split, self.layout, buffer, checksums=checksums, threads=threads)
+        return CachedRows(
+            split, self.layout, buffer, targets=targets, checksums=checksums, threads=threads
+        )
 
 
 def reserve(path: Path, length: int) -> None:

@@ -13,15 +13,22 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from segcore.data.by_class import ByClass, create_by_class
 from segcore.data.cache import open_rows
 from segcore.data.class_points import ClassPoints
+from segcore.data.joined import JoinedSplit
 from segcore.data.order import Plan, ShuffledPlan, check_counts, ordered_plan
-from segcore.data.rows import CachedRows, DecodedRows, JoinedSplit, Layout, Rows, Split
+from segcore.data.rows import (
+    CLASS_MAPS,
+    CachedRows,
+    DecodedRows,
+    Layout,
+    Rows,
+    Split,
+)
 from segcore.data.shard_format import ROW_GROUP, PixelCounts
+from segcore.data.targets import Targets
 from segcore.data.transforms import Augmentation
 from segcore.errors import DataError, OptionError
 
@@ -52,13 +59,16 @@ class Dataset(Protocol):
 
 
 class Loader:
-    """Batches of one rank, `{"image": uint8 [N, C, H, W], "target": int64 [N, H, W], "id": list}`.
+    """Batches of one rank: "image" and "target" as `targets` makes them, "id": list of names.
+
+    For class maps `{"image": uint8 [N, C, H, W], "target": int64 [N, H, W], "id": list}`.
 
     Args:
         rows: the decoded images.
         plan: which rows make up which batch.
         ids: name of each row.
-        augmentation: what is done to each image and its label map; None for nothing.
+        targets: what labels are, and what a batch is made of.
+        augmentation: what is done to each image and its label; None for nothing.
         by_class: draws the share of the samples that is drawn by class; None for none.
         seed: of the augmentation.
         workers: threads that prepare batches ahead; 0 prepares each when it is asked for.
@@ -70,6 +80,7 @@ class Loader:
         plan: Plan,
         *,
         ids: Sequence[str],
+        targets: Targets = CLASS_MAPS,
         augmentation: Augmentation | None = None,
         by_class: ByClass | None = None,
         seed: int = 0,
@@ -78,6 +89,7 @@ class Loader:
         self.rows = rows
         self.plan = plan
         self.ids = ids
+        self.targets = targets
         self.augmentation = augmentation
         self.by_class = by_class
         self.seed = seed
@@ -122,18 +134,14 @@ class Loader:
 
     def _batch(self, rows: Rows, epoch: int, step: int) -> Batch:
         if self.augmentation is None:
-            images, masks = self.rows.gather(rows)
+            batch = self.targets.gather(self.rows, rows)
         else:
-            rows, images, masks = self._augmented(self.augmentation, rows, epoch, step)
-        return {
-            "image": images,
-            "target": masks.long(),
-            "id": [self.ids[int(row)] for row in rows],
-        }
+            rows, batch = self._augmented(self.augmentation, rows, epoch, step)
+        return {**batch, "id": [self.ids[int(row)] for row in rows]}
 
     def _augmented(
         self, augmentation: Augmentation, rows: Rows, epoch: int, step: int
-    ) -> tuple[Rows, Tensor, Tensor]:
+    ) -> tuple[Rows, Batch]:
         """Samples changed by draws that depend on seed, epoch and place in the epoch alone."""
         first = self.plan.place(step)
         draws = [
@@ -146,11 +154,11 @@ class Loader:
             rows, over = np.array([row for row, _ in drawn]), [point for _, point in drawn]
         self.rows.prepare(rows)
         pairs = [
-            augmentation(*self.rows.read(int(row)), rng=rng, over=point)
+            self.targets.augment(augmentation, *self.rows.read(int(row)), rng=rng, over=point)
             for row, rng, point in zip(rows, draws, over, strict=True)
         ]
-        images, masks = zip(*pairs, strict=True)
-        return rows, torch.stack(images), torch.stack(masks)
+        images, targets = zip(*pairs, strict=True)
+        return rows, self.targets.collate(images, targets)
 
 
 def create_loaders(
@@ -158,6 +166,7 @@ def create_loaders(
     *,
     batch_size: int,
     seed: int,
+    targets: Targets = CLASS_MAPS,
     augment: Mapping[str, Any] | None = None,
     cache: str = "ram",
     cache_dir: Path | None = None,
@@ -174,6 +183,7 @@ def create_loaders(
         dataset: opened shards.
         batch_size: images of a training batch over all ranks; a multiple of `world_size`.
         seed: of order and augmentation; at least 0.
+        targets: what labels are; a kind of task says it (`Kind.create_loaders`).
         augment: options of `segcore.data.transforms.Augmentation`; None for none.
         cache: where decoded images are kept, "none", "ram" or "disk".
         cache_dir: folder of the disk cache.
@@ -200,13 +210,15 @@ def create_loaders(
     train, val = dataset.split("train"), dataset.split("val")
     if refit:
         train = JoinedSplit([train, val])
-    check_training(train, batch_size, cropped=augmentation.crop is not None)
+    fits = augmentation.crop is not None or targets.any_size
+    check_training(train, batch_size, cropped=fits)
 
     kept = {
         name: open_rows(
             split,
-            Layout(split.sizes, channels=dataset.in_channels),
+            Layout(split.sizes, channels=dataset.in_channels, maps=targets.maps),
             cache=cache,
+            targets=targets,
             cache_dir=cache_dir,
             name=f"{dataset.name}-{name}",
             digest=f"{dataset.digest} {name} {len(split)}",
@@ -222,12 +234,13 @@ def create_loaders(
             kept["train"],
             shuffled,
             ids=train.ids,
+            targets=targets,
             augmentation=augmentation if augmentation.enabled else None,
             by_class=create_by_class(dataset, augmentation.class_crops),
             seed=seed,
             workers=workers,
         ),
-        Loader(kept["val"], ordered, ids=val.ids, workers=workers),
+        Loader(kept["val"], ordered, ids=val.ids, targets=targets, workers=workers),
     )
 
 

@@ -2,6 +2,7 @@
 
 Decoding costs more than everything else that a loader does, so the decoded uint8 pixels of a split
 lie one after another, all images first, each as [C, H, W], then all label maps, each as [H, W].
+Labels of kinds of tasks that have no maps are kept as they were read, in memory.
 """
 
 import zlib
@@ -15,10 +16,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from segcore.data.shard_format import Row
+from segcore.data.targets import ClassMaps, Label, Targets
 from segcore.errors import DataError
 
 Rows = npt.NDArray[np.int64]
 T = TypeVar("T")
+CLASS_MAPS = ClassMaps()
 
 
 class Split(Protocol):
@@ -38,52 +42,59 @@ class Split(Protocol):
     def decode(self, index: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
         """Image as uint8 [H, W, C] and label map [H, W], or None where there is none."""
 
+    def read(self, index: int) -> Row:
+        """One row as it is stored; asked for where labels are no maps."""
 
-class JoinedSplit:
-    """The rows of several splits, one after the other.
 
-    Args:
-        parts: in order.
+def read_label(split: Split, index: int, targets: Targets) -> Label | None:
+    """The label of a row, without its image; None if it has none.
+
+    Raises:
+        DataError: it is damaged; names the row.
     """
-
-    def __init__(self, parts: Sequence[Split]) -> None:
-        self.parts = parts
-        self.ids = [name for part in parts for name in part.ids]
-        self.sizes = [size for part in parts for size in part.sizes]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def decode(self, index: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
-        """As `Split.decode`."""
-        row = index
-        for part in self.parts:
-            if row < len(part):
-                return part.decode(row)
-            row -= len(part)
-        raise IndexError(f"row {index} of {len(self)}")
+    row = split.read(index)
+    try:
+        return targets.label(row) if targets.is_labelled(row) else None
+    except DataError as error:
+        raise DataError(f"sample {row.id}: {error}") from error
 
 
-def decode_row(split: Split, index: int) -> tuple[Tensor, Tensor]:
+def decode_labelled(
+    split: Split, index: int, targets: Targets
+) -> tuple[npt.NDArray[np.uint8], Label | None]:
+    """Image uint8 [H, W, C] of a row, and its label; None if it has none.
+
+    Raises:
+        DataError: one of them is damaged; names the row.
+    """
+    image, mask = split.decode(index)
+    return image, mask if targets.maps else read_label(split, index, targets)
+
+
+def decode_row(split: Split, index: int, targets: Targets = CLASS_MAPS) -> tuple[Tensor, Label]:
     """Decode one labelled row.
 
     Returns:
-        image uint8 [C, H, W], label map uint8 [H, W].
+        image uint8 [C, H, W], and its label: uint8 [H, W] where labels are maps.
 
     Raises:
-        DataError: the row has no label map.
+        DataError: the row has no label.
     """
-    image, mask = split.decode(index)
-    if mask is None:
-        raise DataError(
-            f"image {split.ids[index]!r} has no mask: a split that is trained or scored on "
-            "needs one for every image; put unlabelled images into the split 'unlabelled'"
-        )
+    image, label = decode_labelled(split, index, targets)
+    if label is None:
+        raise _unlabelled(split, index, targets)
     if image.ndim == 2:
         image = image[:, :, None]
     # Copies: what a decoder returns may not be writable, which torch warns of.
-    pixels = np.array(image.transpose(2, 0, 1), order="C")
-    return torch.from_numpy(pixels), torch.from_numpy(np.array(mask))
+    pixels = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+    return pixels, torch.from_numpy(np.array(label)) if targets.maps else label
+
+
+def _unlabelled(split: Split, index: int, targets: Targets) -> DataError:
+    return DataError(
+        f"image {split.ids[index]!r} has no {targets.what}: a split that is trained or scored on "
+        "needs one for every image; put unlabelled images into the split 'unlabelled'"
+    )
 
 
 def in_threads(call: Callable[[int], T], rows: Iterable[int], threads: int) -> list[T]:
@@ -99,16 +110,18 @@ class DecodedRows:
 
     Args:
         split: source of the rows.
+        targets: what its labels are.
         threads: that decode the rows of one batch.
     """
 
-    def __init__(self, split: Split, *, threads: int = 1) -> None:
+    def __init__(self, split: Split, *, targets: Targets = CLASS_MAPS, threads: int = 1) -> None:
         self.split = split
+        self.targets = targets
         self.threads = threads
 
-    def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """Row `index` as image uint8 [C, H, W] and label map [H, W]; not to be written to."""
-        return decode_row(self.split, index)
+    def read(self, index: int) -> tuple[Tensor, Label]:
+        """Row `index` as image uint8 [C, H, W] and label; not to be written to."""
+        return decode_row(self.split, index, self.targets)
 
     def gather(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Rows of one size as images uint8 [N, C, H, W] and label maps [N, H, W]."""
@@ -125,11 +138,15 @@ class Layout:
     Args:
         sizes: (height, width) of each row.
         channels: of every image.
+        maps: whether label maps lie behind the images.
     """
 
-    def __init__(self, sizes: Sequence[tuple[int, int]], *, channels: int) -> None:
+    def __init__(
+        self, sizes: Sequence[tuple[int, int]], *, channels: int, maps: bool = True
+    ) -> None:
         self.sizes = [(int(h), int(w)) for h, w in sizes]
         self.channels = channels
+        self.maps = maps
         pixels = np.array([h * w for h, w in self.sizes], dtype=np.int64)
         self.starts = np.concatenate([[0], np.cumsum(pixels)]).astype(np.int64)
         self.total_pixels = int(self.starts[-1])
@@ -142,7 +159,7 @@ class Layout:
 
     @property
     def total_bytes(self) -> int:
-        return self.image_bytes + self.total_pixels
+        return self.image_bytes + (self.total_pixels if self.maps else 0)
 
 
 class CachedRows:
@@ -154,6 +171,7 @@ class CachedRows:
         split: source of rows that are not in the buffer yet.
         layout: of the buffer.
         buffer: uint8 [layout.total_bytes].
+        targets: what the labels are.
         checksums: CRC-32 of each row that the buffer already holds; None where it holds none.
         threads: that decode missing rows.
         block: rows that are brought in together, those that a shard stores side by side: it reads
@@ -166,12 +184,14 @@ class CachedRows:
         layout: Layout,
         buffer: npt.NDArray[np.uint8],
         *,
+        targets: Targets = CLASS_MAPS,
         checksums: npt.NDArray[np.uint32] | None = None,
         threads: int = 1,
         block: int = 1,
     ) -> None:
         self.split = split
         self.layout = layout
+        self.targets = targets
         self.checksums = checksums
         self.threads = threads
         self.block = block
@@ -180,22 +200,24 @@ class CachedRows:
         images = torch.from_numpy(buffer[: layout.image_bytes])
         masks = torch.from_numpy(buffer[layout.image_bytes :])
         self.images, self.masks = images, masks
+        self.labels: list[Label] = [] if layout.maps else [None] * len(layout.sizes)
         if layout.uniform is not None:
             height, width = layout.uniform
             self.images = images.view(-1, layout.channels, height, width)
-            self.masks = masks.view(-1, height, width)
+            self.masks = masks.view(-1, height, width) if layout.maps else masks
 
-    def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """Row `index` as image uint8 [C, H, W] and label map [H, W]; not to be written to."""
+    def read(self, index: int) -> tuple[Tensor, Label]:
+        """Row `index` as image uint8 [C, H, W] and label; not to be written to."""
         if not self.ready[index]:
             self.fill(index)
-        return self._views(index)
+        image, mask = self.views(index)
+        return image, mask if self.layout.maps else self.labels[index]
 
     def gather(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Rows of one size as images uint8 [N, C, H, W] and label maps [N, H, W]."""
         self.prepare(rows)
         if self.layout.uniform is None:
-            images, masks = zip(*(self._views(int(row)) for row in rows), strict=True)
+            images, masks = zip(*(self.views(int(row)) for row in rows), strict=True)
             return torch.stack(images), torch.stack(masks)
         index = torch.from_numpy(rows)
         return self.images.index_select(0, index), self.masks.index_select(0, index)
@@ -212,13 +234,19 @@ class CachedRows:
 
     def fill(self, index: int) -> None:
         """Bring one row into the buffer, unless it is there and matches its checksum."""
-        image, mask = self._views(index)
+        image, mask = self.views(index)
         if self.checksums is None or self.checksums[index] != checksum(image, mask):
             self._decode_into(index, image, mask)
+        elif not self.layout.maps:
+            label = read_label(self.split, index, self.targets)
+            if label is None:
+                raise _unlabelled(self.split, index, self.targets)
+            self.labels[index] = label
         self.ready[index] = True
 
     def _decode_into(self, index: int, image: Tensor, mask: Tensor) -> None:
-        new_image, new_mask = decode_row(self.split, index)
+        new_image, label = decode_row(self.split, index, self.targets)
+        new_mask = label if self.layout.maps else mask
         if new_image.shape != image.shape or new_mask.shape != mask.shape:
             raise DataError(
                 f"image {self.split.ids[index]!r} decodes to {tuple(new_image.shape)} with a mask "
@@ -226,15 +254,21 @@ class CachedRows:
                 f"{tuple(mask.shape)}: the shards contradict themselves, run prepare again"
             )
         image.copy_(new_image)
-        mask.copy_(new_mask)
+        if self.layout.maps:
+            mask.copy_(new_mask)
+        else:
+            self.labels[index] = label
 
-    def _views(self, index: int) -> tuple[Tensor, Tensor]:
+    def views(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image and label map in the buffer; an empty map where labels are none."""
         if self.layout.uniform is not None:
-            return self.images[index], self.masks[index]
+            return self.images[index], self.masks[index] if self.layout.maps else self.masks
         height, width = self.layout.sizes[index]
         start, stop = int(self.layout.starts[index]), int(self.layout.starts[index + 1])
         channels = self.layout.channels
         image = self.images[start * channels : stop * channels].view(channels, height, width)
+        if not self.layout.maps:
+            return image, self.masks
         return image, self.masks[start:stop].view(height, width)
 
 

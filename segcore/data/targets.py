@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segcore.data.codec import decode_mask
 from segcore.data.shard_format import Row
 from segcore.data.transforms import Augmentation
 
@@ -56,8 +55,11 @@ class Targets:
     better small (run lengths, not masks). A *target* is made from it for each batch.
     """
 
+    what: str
+    """Name of a label in messages: "mask"."""
+
     maps: bool = False
-    """A label is a uint8 map [H, W]: the cache then holds it decoded beside its image."""
+    """A label is the row's mask, uint8 [H, W]: the cache holds it decoded beside the image."""
 
     any_size: bool = False
     """Images of unlike sizes may share a batch: `collate` makes lists."""
@@ -67,7 +69,7 @@ class Targets:
         raise NotImplementedError
 
     def label(self, row: Row) -> Label:
-        """The label of a row that has one.
+        """The label of a row that has one; not asked for where labels are `maps`.
 
         Raises:
             DataError: it is damaged.
@@ -122,17 +124,14 @@ class Targets:
 
 
 class ClassMaps(Targets):
-    """A class for every pixel: label uint8 [H, W], target int64 [H, W]."""
+    """A class for every pixel: label uint8 [H, W] as stored, target int64 [H, W]."""
 
+    what = "mask"
     maps = True
 
     def is_labelled(self, row: Row) -> bool:
         """Whether it has a mask."""
         return row.mask is not None
-
-    def label(self, row: Row) -> Label:
-        """uint8 [H, W] of class indices."""
-        return decode_mask(row.mask or b"")
 
     def collate(self, images: Sequence[Tensor], targets: Sequence[Any]) -> dict[str, Any]:
         """Images uint8 [N, C, H, W], targets int64 [N, H, W]; all of one size."""
