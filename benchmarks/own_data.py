@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 
 from segcore.data.codec import decode_image
+from segcore.data.inspection import read_bytes
 from segcore.data.labels import read_labels
-from segcore.data.validate import read_bytes
 from segcore.datasets import DataSource, create_dataset
 
 ROOT = Path(__file__).parents[1]

@@ -18,17 +18,18 @@ def make_plan(params: Params, meta: "ShardMeta") -> tuple[dict[str, "Decision"],
     """Decide every value that is `auto`.
 
     Args:
-        params: as written.
+        params: as written; with `cluster.address` set, the machine is a node of that cluster.
         meta: of the dataset, with its fingerprint.
 
     Raises:
         OptionError: a key is auto that no rule decides.
+        ClusterError: no cluster answers at `cluster.address`.
     """
+    from pipelines.cluster.node import on_the_node, training_machine
     from pipelines.planning.decide import decide
-    from pipelines.planning.timing import RememberedSteps
-    from segcore.machine import describe_machine
+    from pipelines.planning.timing import RememberedSteps, measure_step
 
-    machine = describe_machine()
+    machine = training_machine(params.cluster)
     height, width = meta.fingerprint["sizes"]["median"]
     timer = RememberedSteps(
         storage.absolute(params.cluster.storage),
@@ -36,6 +37,7 @@ def make_plan(params: Params, meta: "ShardMeta") -> tuple[dict[str, "Decision"],
         size=(int(height), int(width)),
         channels=meta.in_channels,
         classes=meta.info.num_classes,
+        measure=on_the_node(params.cluster, measure_step),
     )
     return decide(params, meta.fingerprint, machine, timer), machine
 

@@ -6,7 +6,7 @@ A plan that timed anew each time would flicker, and would import torch each time
 import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ KEYS = (
     "train.batch_size",
     "train.precision",
 )
+Measure = Callable[[Mapping[str, Any], Mapping[str, Any]], float]
 
 
 class RememberedSteps:
@@ -33,16 +34,25 @@ class RememberedSteps:
         size: (height, width) of a picture, for settings without a crop.
         channels: of a picture.
         classes: number of classes.
+        measure: times a step of a model with these facts and options, on that machine.
     """
 
     def __init__(
-        self, folder: Path, machine: Machine, *, size: tuple[int, int], channels: int, classes: int
+        self,
+        folder: Path,
+        machine: Machine,
+        *,
+        size: tuple[int, int],
+        channels: int,
+        classes: int,
+        measure: Measure,
     ) -> None:
         self.file = folder / FILE
         self.machine = machine
         self.size = size
         self.channels = channels
         self.classes = classes
+        self.measure = measure
 
     def __call__(self, settings: Mapping[str, Any]) -> float:
         """Seconds of one step, to two digits."""
@@ -63,7 +73,7 @@ class RememberedSteps:
         key = json.dumps(what, sort_keys=True)
         known = self._read()
         if key not in known:
-            known[key] = float(f"{measure_step(what, options):.2g}")
+            known[key] = float(f"{self.measure(what, options):.2g}")
             self.file.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self.file, json.dumps(known, indent=1).encode())
         return known[key]

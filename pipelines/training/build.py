@@ -17,6 +17,8 @@ def loader_options(params: Params) -> dict[str, Any]:
         "cache": params.data.cache,
         "cache_dir": storage.absolute(params.cluster.storage) / "cache",
         "workers": params.train.loader_workers,
+        "epoch_steps": params.train.epoch_steps,
+        "refit": params.train.refit,
     }
 
 

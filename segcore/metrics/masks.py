@@ -51,20 +51,21 @@ class PackedMasks:
         )
 
 
-def pack_masks(masks: Any) -> PackedMasks:
+def pack_masks(masks: Any, indices: Integers | None = None) -> PackedMasks:
     """Pack the masks of an image.
 
     Args:
         masks: a tensor or array [n, H, W] or [n, 1, H, W], bool or integer (not 0 is inside) or
             probabilities (above 0.5 is inside); or a list of COCO RLE dicts: `size` [H, W] and
             `counts`, compressed or a list of runs.
+        indices: which masks, in which order; all by default.
 
     Raises:
         ShapeError: the masks have another shape, or RLE of unlike sizes.
         DataError: an RLE is damaged.
     """
     if isinstance(masks, Sequence):
-        return _packed(*_pack_runs(masks))
+        return _packed(*_pack_runs(masks if indices is None else [masks[i] for i in indices]))
     dense = torch.as_tensor(masks).detach()
     if dense.dim() == 4 and dense.shape[1] == 1:
         dense = dense[:, 0]
@@ -72,10 +73,13 @@ def pack_masks(masks: Any) -> PackedMasks:
         raise ShapeError(
             f"masks are {tuple(dense.shape)}: give [n, H, W], [n, 1, H, W] or a list of COCO RLE"
         )
-    count, height, width = dense.shape
-    words = np.zeros((count, height, -(-width // _WORD)), dtype=np.uint64)
-    for start in range(0, count, _AT_ONCE):
-        part = dense[start : start + _AT_ONCE]
+    if indices is None:
+        indices = np.arange(len(dense))
+    _, height, width = dense.shape
+    words = np.zeros((len(indices), height, -(-width // _WORD)), dtype=np.uint64)
+    for start in range(0, len(indices), _AT_ONCE):
+        chosen = torch.from_numpy(indices[start : start + _AT_ONCE])
+        part = dense[chosen.to(dense.device)]
         inside = part > 0.5 if part.is_floating_point() else part != 0
         _write(words[start : start + _AT_ONCE], inside.cpu().numpy())
     return _packed(words, (height, width))

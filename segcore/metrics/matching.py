@@ -104,6 +104,16 @@ def match_image(
     """
     if iou_type not in ("segm", "bbox"):
         raise OptionError(f"iou_type is {iou_type!r}: give 'segm' or 'bbox'")
+    found = _predicted(pred, iou_type, max_detections, class_agnostic)
+    labels = as_array(target, "labels", np.int64)
+    labels = np.zeros_like(labels) if class_agnostic else labels
+    return _record(found, _objects(target, iou_type, labels, None, np.arange(len(labels))))
+
+
+def _predicted(
+    pred: Mapping[str, Any], iou_type: IouType, max_detections: int, class_agnostic: bool
+) -> _Objects:
+    """The detections that are kept, class by class and by falling score."""
     labels, scores = as_array(pred, "labels", np.int64), as_array(pred, "scores", np.float64)
     if labels.shape != scores.shape:
         raise ShapeError(f"{len(labels)} labels for {len(scores)} scores: give one each")
@@ -112,23 +122,27 @@ def match_image(
             f"the score of a detection is {scores[~np.isfinite(scores)][0]}: "
             "look for a loss that diverged"
         )
-    if class_agnostic:
-        labels = np.zeros_like(labels)
-    kept = _best(labels, scores, max_detections)
-    found = _objects(pred, iou_type, labels, scores, kept)
-    true_labels = as_array(target, "labels", np.int64)
-    true_labels = np.zeros_like(true_labels) if class_agnostic else true_labels
-    every = np.arange(len(true_labels))
-    return _record(found, _objects(target, iou_type, true_labels, None, every))
+    labels = np.zeros_like(labels) if class_agnostic else labels
+    return _objects(pred, iou_type, labels, scores, _best(labels, scores, max_detections))
+
+
+def entry(objects: Mapping[str, Any], key: str) -> Any:
+    """A value of the dict of an image.
+
+    Raises:
+        OptionError: there is none of this key.
+    """
+    if key not in objects:
+        raise OptionError(f"the dict of an image has no {key!r}, only {sorted(objects)}: add it")
+    return objects[key]
 
 
 def as_array(objects: Mapping[str, Any], key: str, dtype: Any) -> NDArray[Any]:
-    """A tensor or list of the dict as an array on the CPU."""
-    if key not in objects:
-        raise OptionError(f"the dict of an image has no {key!r}, only {sorted(objects)}: add it")
-    value = objects[key]
+    """A tensor or list of the dict of an image, as an array on the CPU."""
+    value = entry(objects, key)
     if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().numpy()
+        value = value.detach().cpu()
+        value = (value.double() if value.is_floating_point() else value).numpy()
     return np.asarray(value, dtype=dtype)
 
 
@@ -148,16 +162,12 @@ def _objects(
 ) -> _Objects:
     """Read the objects `kept`, in that order."""
     key = "masks" if iou_type == "segm" else "boxes"
-    if key not in objects:
-        raise OptionError(
-            f"the dict of an image has no {key!r}, only {sorted(objects)}: "
-            f"add it or use another iou_type than {iou_type!r}"
-        )
-    if len(objects[key]) != len(labels):
-        raise ShapeError(f"{len(objects[key])} {key} for {len(labels)} labels: give one each")
+    count = len(entry(objects, key))
+    if count != len(labels):
+        raise ShapeError(f"{count} {key} for {len(labels)} labels: give one each")
     masks, boxes = None, np.zeros((len(kept), 4))
     if iou_type == "segm":
-        masks = pack_masks(_select(objects["masks"], kept))
+        masks = pack_masks(objects["masks"], kept)
     else:
         boxes = as_array(objects, "boxes", np.float64).reshape(-1, 4)[kept]
     areas = masks.areas.astype(np.float64) if masks is not None else box_area(boxes)
@@ -172,13 +182,6 @@ def _objects(
             )
     values = np.zeros(len(kept)) if scores is None else scores[kept]
     return _Objects(labels[kept], values, crowd, areas, masks, boxes)
-
-
-def _select(masks: Any, kept: Integers) -> Any:
-    if isinstance(masks, torch.Tensor):
-        whole = len(kept) == len(masks) and (np.diff(kept) == 1).all()
-        return masks if whole else masks[torch.from_numpy(kept).to(masks.device)]
-    return masks[kept] if isinstance(masks, np.ndarray) else [masks[i] for i in kept]
 
 
 def _record(found: _Objects, truth: _Objects) -> InstanceRecord:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from segcore.errors import OptionError
 from segcore.metrics.masks import mask_iou, pack_masks
-from segcore.metrics.matching import THRESHOLDS, as_array
+from segcore.metrics.matching import THRESHOLDS, as_array, entry
 from segcore.metrics.records import Record, RecordMetric, check_weights, ratio
 
 Floats = NDArray[np.float64]
@@ -44,9 +44,10 @@ def match_bowl(
         pred: `masks`, and `scores` [m] if present: only objects of min_score or more count.
         target: `masks`, and `iscrowd` [n] if present.
     """
-    found, truth = pack_masks(pred["masks"]), pack_masks(target["masks"])
+    kept = None
     if "scores" in pred:
-        found = found.take(np.flatnonzero(as_array(pred, "scores", np.float64) >= min_score))
+        kept = np.flatnonzero(as_array(pred, "scores", np.float64) >= min_score)
+    found, truth = pack_masks(entry(pred, "masks"), kept), pack_masks(entry(target, "masks"))
     crowd = np.zeros(len(truth), dtype=bool)
     if "iscrowd" in target:
         crowd = as_array(target, "iscrowd", bool)

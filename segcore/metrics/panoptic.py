@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcore.errors import DataError, OptionError, ShapeError
-from segcore.metrics.matching import as_array
+from segcore.metrics.matching import as_array, entry
 from segcore.metrics.records import Record, RecordMetric, check_weights, mean_defined, ratio
 
 Bools = NDArray[np.bool_]
@@ -110,7 +110,7 @@ def _read(picture: Mapping[str, Any], name: str) -> _Segments:
     ids = as_array(picture, "ids", np.int64)
     if ids.ndim != 2:
         raise ShapeError(f"ids of the {name} are {ids.shape}: give one map [H, W]")
-    segments = picture["segments"]
+    segments = entry(picture, "segments")
     known = np.array(sorted(segments), dtype=np.int64)
     if len(known) and known[0] <= 0:
         raise DataError(f"the {name} has the segment {known[0]}: ids start at 1, 0 is void")

@@ -1,10 +1,18 @@
 """A workspace in which the stages train and tune in seconds."""
 
 import os
+import secrets
 import shutil
+import socket
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -13,6 +21,7 @@ from pipelines.params import Params
 from segcore.data.shards import write_shards
 
 REPOSITORY = Path(__file__).parents[3]
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 TINY = {
     "data.name": "painted",
     "model.name": "unet",
@@ -96,3 +105,51 @@ def workspace(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SEGCORE_ROOT", raising=False)
     return Workspace(tmp_path, fitting_shards, store)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head node: where jobs are sent, where drivers join, and the environment that may."""
+
+    jobs: str
+    address: str
+    environment: dict[str, str]
+
+
+def free_port() -> int:
+    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """A head node of its own, with token authentication."""
+    home = tmp_path_factory.mktemp("head")
+    token = home / "token"
+    token.touch(0o600)
+    token.write_text(secrets.token_hex(32))
+    environment = {
+        **os.environ,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
+    }
+    before = {process.pid for process in psutil.process_iter()}
+    dashboard, gcs = free_port(), free_port()
+    ports = [f"--port={gcs}", f"--dashboard-port={dashboard}"]
+    start = [*RAY, "start", "--head", "--num-cpus=2", "--block", "--temp-dir=/tmp/ray-job", *ports]
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen(start, env=environment, stdout=log, stderr=log)
+    try:
+        while "Ray runtime started" not in (home / "log").read_text() and process.poll() is None:
+            time.sleep(0.5)
+        yield Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", environment)
+    finally:
+        below = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        process.wait(60)
+        _, alive = psutil.wait_procs(below, timeout=20)
+        for left in alive:
+            if left.pid not in before:
+                left.kill()
