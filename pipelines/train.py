@@ -15,7 +15,15 @@ from pipelines.params.file import read_yaml
 from pipelines.params.planned import PLAN, load_planned, open_keys, read_plan
 from pipelines.tracking import names, registry
 from pipelines.tracking.run import Run, open_run
-from pipelines.training.build import build_model, build_task, check, loader_options
+from pipelines.training.build import (
+    build_loaders,
+    build_model,
+    build_task,
+    check,
+    find_kind,
+    task_name,
+    with_goal,
+)
 from pipelines.training.follow import Event, Follower
 from pipelines.training.gradients import write_gradients
 from pipelines.training.run_state import PROGRESS, Best, ProgressLoader, RunState
@@ -70,9 +78,7 @@ def fit_worker(
     torch.manual_seed(params.train.seed)
     model = build_model(params, dataset)
     task = build_task(params, dataset)
-    train, val = segcore.create_loaders(
-        dataset, **loader_options(params), rank=rank(), world_size=world_size()
-    )
+    train, val = build_loaders(params, dataset, rank=rank(), world_size=world_size())
     loader = ProgressLoader(train, folder / PROGRESS) if rank() == 0 else train
     judge = None if params.train.refit else val
     options = params.train.fit_options()
@@ -94,23 +100,20 @@ def draw_overlays(params: Params, dataset: Any, weights: dict[str, Any]) -> Any:
     """Predictions of some weights on the same few validation images, as one picture."""
     import torch
 
-    from segcore.inference.visualize import contact_sheet
+    from segcore.data.rows import decode_labelled
 
     with torch.random.fork_rng():  # drawing must not change what training draws
         model = build_model(params.override({"model.pretrained": False}), dataset)
     model.load_state_dict(weights)
-    predictor = segcore.Predictor(model, package_spec(params, dataset, {}))
+    kind, spec = find_kind(params, dataset), package_spec(params, dataset, {})
+    predictor, targets = kind.create_predictor(model, spec), kind.targets(dataset)
     split = dataset.split("val")
     count = min(OVERLAY_IMAGES, len(split))
-    rows = [split.decode(index * len(split) // count) for index in range(count)]
+    chosen = [index * len(split) // count for index in range(count)]
+    rows = [decode_labelled(split, index, targets) for index in chosen]
     images = [image for image, _ in rows]
-    return contact_sheet(
-        images,
-        [prediction.mask for prediction in predictor(images)],
-        palette=dataset.palette,
-        classes=dataset.classes,
-        truths=[mask for _, mask in rows if mask is not None],
-    )
+    labels = [label for _, label in rows if label is not None]
+    return kind.contact_sheet(images, predictor(images), labels, spec)
 
 
 def package_spec(params: Params, dataset: Any, metrics: dict[str, float]) -> "segcore.PackageSpec":
@@ -128,7 +131,7 @@ def package_spec(params: Params, dataset: Any, metrics: dict[str, float]) -> "se
         std=dataset.std,
         input_size=dataset.size,
         things=dataset.info.things,
-        task=dataset.task,
+        task=task_name(params, dataset),
         dataset_name=dataset.name,
         dataset_digest=dataset.digest,
         metrics={key: value if value == value else None for key, value in figures.items()},
@@ -184,6 +187,7 @@ def main() -> None:
     params, overrides = tuned(load_planned(), storage.absolute(BEST))
     shards = storage.absolute(SHARDS / params.data.name)
     dataset = segcore.open_shards(shards)
+    params, kind = with_goal(params, dataset), find_kind(params, dataset)
     workers = params.cluster.num_workers
     check(params, dataset, workers=1 if workers == "auto" else workers)
     if params.data.name == "folder":
@@ -220,6 +224,7 @@ def main() -> None:
             state,
             epochs=params.train.epochs,
             max_minutes=params.train.max_minutes,
+            headline=(kind.headline_label, f"val/{kind.headline}"),
             on_event=report,
         ):
             best = ray_train.run(train_worker, params, shards, state=state)

@@ -12,7 +12,7 @@ from pipelines.params.planned import load_planned
 from pipelines.progress import progress
 from pipelines.tracking.names import tune_name
 from pipelines.tracking.run import open_run
-from pipelines.training.build import check
+from pipelines.training.build import check, with_goal
 from pipelines.training.run_state import RunState
 from segcore.errors import OptionError
 
@@ -62,6 +62,8 @@ def main() -> None:
         return
     shards = storage.absolute(train.SHARDS / params.data.name)
     dataset = segcore.open_shards(shards)
+    params = with_goal(params, dataset)
+    settings = params.tune
     for key, distribution in params.search_space().items():
         for end in distribution.ends():
             check(ray_tune.trial_params(params, {key: end}), dataset)

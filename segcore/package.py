@@ -19,8 +19,9 @@ from torch import Tensor, nn
 import segcore
 from segcore.data.atomic import new_folder
 from segcore.errors import OptionError, PackageError, UnknownNameError
-from segcore.inference.predictor import Predictor
 from segcore.inference.spec import PackageSpec
+from segcore.tasks import get_kind
+from segcore.tasks.kind import AnyPredictor
 
 __all__ = ["PackageSpec", "load_package", "package_digest", "read_spec", "save_package"]
 
@@ -83,14 +84,17 @@ def load_package(
     device: str | torch.device = "cpu",
     precision: str = "fp32",
     max_memory_gib: float | None = None,
-) -> Predictor:
+    **options: Any,
+) -> AnyPredictor:
     """Rebuild the model of a package and return it ready for images.
 
     Args:
         path: folder of the package.
-        device, precision, max_memory_gib: of the `Predictor`.
+        device, precision, max_memory_gib: of the predictor of the package's kind of task.
+        options: that predictor's own, such as `crf` of class maps.
 
     Raises:
+        OptionError: an option that predictions of this kind do not have.
         PackageError: a file is missing, truncated, or does not fit the others; names the file.
     """
     from segcore.models import create_model
@@ -107,25 +111,22 @@ def load_package(
             "copy the package again or download it from the registry"
         )
     try:
-        model = create_model(
-            spec.architecture,
-            num_classes=spec.num_classes,
-            in_channels=spec.in_channels,
-            **spec.options,
-        )
+        kind = get_kind(spec.task)
+        model = create_model(spec.architecture, **kind.model_facts(spec), **spec.options)
     except (UnknownNameError, OptionError) as error:
         raise PackageError(
             f"{path / DESCRIPTION}: {error}; it was saved by segcore "
             f"{spec.versions.get('segcore', 'of an unknown version')}: install that version"
         ) from error
     _load_weights(model, weights, spec)
-    return Predictor(
+    return kind.create_predictor(
         model,
         spec,
         device=device,
         digest=package_digest(path),
         precision=precision,
         max_memory_gib=max_memory_gib,
+        **options,
     )
 
 
@@ -246,6 +247,7 @@ def _load_weights(model: nn.Module, weights: Path, spec: PackageSpec) -> None:
 
 
 def _card(spec: PackageSpec, name: str, *, with_overlay: bool) -> str:
+    kind = get_kind(spec.task)
     size = "x".join(map(str, spec.input_size)) if spec.input_size else "native"
     picture = f"![predictions]({OVERLAY})\n\n" if with_overlay else ""
     metrics = "".join(
@@ -262,14 +264,14 @@ def _card(spec: PackageSpec, name: str, *, with_overlay: bool) -> str:
     )
     return (
         f"# {spec.architecture} on {spec.dataset_name or 'unnamed data'}\n\n{picture}"
-        f"Semantic segmentation into {spec.num_classes} classes. Architecture "
+        f"{kind.title} into {spec.num_classes} classes. Architecture "
         f"`{spec.architecture}`, options `{dict(spec.options)}`, {spec.in_channels} input channels,"
         f" input size {size}. Trained on `{spec.dataset_name}`, shards digest "
         f"`{spec.dataset_digest}`.\n\n"
         "## Use\n\n```python\nimport segcore\n\n"
         f'predictor = segcore.load_package("{name}")\n'
         'for prediction in predictor(["street.png", "square.jpg"]):\n'
-        "    print(prediction.mask.shape, prediction.mask.dtype)  # class indices\n```\n\n"
+        f"    {kind.usage}\n```\n\n"
         f"{figures}"
         f"## Classes\n\n| index | class | colour |\n|---|---|---|\n{rows}\n"
         "## Made with\n\n"

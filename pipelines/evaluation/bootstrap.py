@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from segcore.errors import OptionError
 
-Matrices = NDArray[np.int64]
 Figure = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 Verdict = Literal["promoted", "rejected", "undecided", "unchanged"]
 
@@ -23,7 +22,8 @@ class Comparison:
     Args:
         candidate: its figure on the whole split.
         champion: its figure on the whole split.
-        difference: candidate minus champion.
+        difference: by how much the candidate is better: candidate minus champion, or champion
+            minus candidate where less is better.
         low: lower end of the confidence interval of the difference.
         high: its upper end.
         probability: share of resamples in which the difference exceeds the margin.
@@ -40,63 +40,63 @@ class Comparison:
 
 
 def compare(
-    candidate: Matrices,
-    champion: Matrices,
+    candidate: Figure,
+    champion: Figure,
     *,
-    figure: Figure,
+    images: int,
     margin: float,
     confidence: float,
     resamples: int,
     seed: int,
+    mode: str = "max",
 ) -> Comparison:
     """Resample the images with replacement, both models on the same draw.
 
     An image drawn three times counts three times: each draw is a vector of multiplicities that
-    weights the per-image confusion matrices before they are summed, so that the figure of a
-    resample is the figure of a split, not a mean over images.
+    weights the records of the images, so that the figure of a resample is the figure of a split,
+    not a mean over images.
 
     Args:
-        candidate: per-image confusion matrices [B, K, K].
+        candidate: weights of the images [R, B] -> figures [R]; NaN where it is not defined.
         champion: of the same images in the same order.
-        figure: summed matrices [R, K, K] -> figures [R]; NaN where it is not defined.
+        images: their number B.
         margin: difference above which the candidate counts as better.
         confidence: of the two-sided percentile interval, in 0..1.
         resamples: number of draws.
         seed: of the draws.
+        mode: "max" or "min": which figures are better.
 
     Raises:
-        OptionError: there is no image, or the two differ in shape.
+        OptionError: there is no image.
 
     Reference: Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13.
     """
-    if candidate.shape != champion.shape or len(candidate) == 0:
-        raise OptionError(
-            f"candidate has matrices {candidate.shape}, champion {champion.shape}: "
-            "evaluate both on the same, not empty, images"
-        )
-    count = len(candidate)
+    if images == 0:
+        raise OptionError("there are 0 images: evaluate both on the same, not empty, images")
+    sign = 1.0 if mode == "max" else -1.0
     generator = np.random.default_rng(seed)
     differences = np.concatenate(
         [
-            _difference(candidate, champion, figure, _draws(generator, count, rows))
-            for rows in _chunks(resamples)
+            sign * (candidate(draws) - champion(draws))
+            for draws in (_draws(generator, images, rows) for rows in _chunks(resamples))
         ]
     )
     differences = differences[np.isfinite(differences)]
-    whole = np.ones((1, count))
-    own, other = (float(figure(_weighted(m, whole))[0]) for m in (candidate, champion))
+    whole = np.ones((1, images))
+    own, other = (float(figure(whole)[0]) for figure in (candidate, champion))
+    difference = sign * (own - other)
     if differences.size == 0:
-        return Comparison(own, other, own - other, np.nan, np.nan, np.nan, count)
+        return Comparison(own, other, difference, np.nan, np.nan, np.nan, images)
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(differences, [tail, 1.0 - tail])
     return Comparison(
         candidate=own,
         champion=other,
-        difference=own - other,
+        difference=difference,
         low=float(low),
         high=float(high),
         probability=float(np.mean(differences > margin)),
-        images=count,
+        images=images,
     )
 
 
@@ -115,16 +115,3 @@ def _chunks(total: int) -> list[int]:
 
 def _draws(generator: np.random.Generator, count: int, rows: int) -> NDArray[np.float64]:
     return generator.multinomial(count, np.full(count, 1.0 / count), size=rows).astype(np.float64)
-
-
-def _weighted(matrices: Matrices, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sums of matrices by weights [R, B]; exact, since pixel counts stay below 2**53."""
-    classes = matrices.shape[1]
-    sums = weights @ matrices.reshape(len(matrices), -1).astype(np.float64)
-    return sums.reshape(-1, classes, classes)
-
-
-def _difference(
-    candidate: Matrices, champion: Matrices, figure: Figure, weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    return figure(_weighted(candidate, weights)) - figure(_weighted(champion, weights))

@@ -1,4 +1,4 @@
-"""Pictures of the report: the confusion matrix, the bootstrap interval, mIoU per image."""
+"""Pictures of the report: confusion matrix, curves, bootstrap interval, scores per image."""
 
 import io
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.evaluation.bootstrap import Comparison
+from segcore.tasks.sections import Curves
 
 BINS = 20
 
@@ -57,6 +58,25 @@ def confusion_png(total: NDArray[np.int64], classes: Sequence[str]) -> bytes:
     return buffer.getvalue()
 
 
+def curves_png(curves: Curves) -> bytes:
+    """Lines over one pair of axes, with a legend."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 4.2), dpi=140, layout="constrained")
+    axes = figure.subplots()
+    for name, (xs, ys) in curves.series.items():
+        axes.plot(xs, ys, label=name, linewidth=1.6)
+    axes.set_xlabel(curves.x_name, color="#555")
+    axes.set_ylabel(curves.y_name, color="#555")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#eee")
+    if curves.series:
+        axes.legend(frameon=False, fontsize=9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
 def interval_svg(comparison: Comparison | None, margin: float) -> str:
     """The interval of the difference on an axis, with zero and the margin; "" without one."""
     if comparison is None or np.isnan(comparison.low):
@@ -84,8 +104,10 @@ def interval_svg(comparison: Comparison | None, margin: float) -> str:
     )
 
 
-def histogram_svg(own: NDArray[np.float64], other: NDArray[np.float64] | None) -> str:
-    """How many images have which mIoU; the champion's, if any, as an outline."""
+def histogram_svg(
+    own: NDArray[np.float64], other: NDArray[np.float64] | None, *, label: str
+) -> str:
+    """How many images have which score in 0..1; the champion's, if any, as an outline."""
     series = [own] if other is None else [own, other]
     counts = [np.histogram(np.nan_to_num(s), bins=BINS, range=(0.0, 1.0))[0] for s in series]
     top = max(1, max(int(c.max()) for c in counts))
@@ -109,6 +131,7 @@ def histogram_svg(own: NDArray[np.float64], other: NDArray[np.float64] | None) -
         for tick in (0.0, 0.25, 0.5, 0.75, 1.0)
     )
     return (
-        '<svg viewBox="0 0 640 164" class="histogram" role="img" aria-label="mIoU per image">'
+        '<svg viewBox="0 0 640 164" class="histogram" role="img" '
+        f'aria-label="{label} per image">'
         f'<line x1="20" x2="620" y1="140" y2="140" class="axis"/>{bars}{outline}{ticks}</svg>'
     )

@@ -4,23 +4,25 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import pyarrow as pa
 
 from pipelines.evaluation import bootstrap, report, stored
 from pipelines.evaluation.report import Evaluation, Outcome
 from pipelines.params import Params, PromoteParams
+from pipelines.params.section import AUTO
 from pipelines.progress import progress
 from pipelines.storage import absolute
 from pipelines.tracking.names import evaluate_name
 from pipelines.tracking.registry import CHAMPION, Registry, Version
 from pipelines.tracking.run import Run, open_run
-from segcore.data.shards import ShardedDataset, ShardSplit, open_shards
-from segcore.errors import DataError
-from segcore.inference.predictor import Predictor, best_device
+from segcore.data.rows import decode_labelled
+from segcore.data.shards import ShardedDataset, open_shards
+from segcore.errors import DataError, unknown_name
+from segcore.inference.predictor import best_device
 from segcore.machine import choose_batch_size, choose_precision, describe_machine
-from segcore.metrics import scores
 from segcore.package import load_package, read_spec
+from segcore.tasks import Kind, get_kind
+from segcore.tasks.kind import AnyPredictor
 
 
 def evaluate(params: Params, *, shards: Path, package: Path, folder: Path) -> Outcome:
@@ -34,23 +36,26 @@ def evaluate(params: Params, *, shards: Path, package: Path, folder: Path) -> Ou
 
     Raises:
         DataError: the test split is empty or unlabelled, or the candidate predicts other classes.
+        UnknownNameError: the kind of task has no such figure as `evaluate.promote.metric`.
     """
     dataset = open_shards(shards)
-    rows = _labelled(dataset)
+    kind = get_kind(read_spec(package).task)
+    rule = _rule(params.evaluate.promote, kind)
+    rows = _labelled(dataset, kind)
     registry = Registry(params)
     with open_run("evaluate", params) as run:
         version = registry.ensure_registered(package)
         run.rename(evaluate_name(read_spec(package).architecture, version.version))
         champion = registry.get(version.name, CHAMPION)
-        candidate = _score(registry, version, dataset, rows, params)
+        candidate = _score(registry, version, dataset, rows, params, kind=kind)
         if candidate is None:
             raise DataError(
                 f"{package} predicts other classes than {shards} has: run the train stage again"
             )
         incumbent = None
         if champion is not None and champion.package_digest != version.package_digest:
-            incumbent = _score(registry, champion, dataset, rows, params, again=True)
-        outcome = _decide(params.evaluate.promote, candidate, champion, incumbent)
+            incumbent = _score(registry, champion, dataset, rows, params, kind=kind, again=True)
+        outcome = _decide(rule, candidate, champion, incumbent)
         report.write(folder, dataset, outcome, rows=rows)
         _record(run, registry, outcome, dataset, folder)
         if outcome.verdict == "promoted":
@@ -58,9 +63,17 @@ def evaluate(params: Params, *, shards: Path, package: Path, folder: Path) -> Ou
     return outcome
 
 
-def _labelled(dataset: ShardedDataset) -> list[int]:
-    split = dataset.split("test")
-    rows = [index for index in range(len(split)) if split.read(index).mask is not None]
+def _rule(rule: PromoteParams, kind: Kind) -> PromoteParams:
+    """The rule with a figure that the kind of task has."""
+    metric = kind.headline if rule.metric == AUTO else rule.metric
+    if metric not in kind.figure_names:
+        raise unknown_name("figure", metric, kind.figure_names)
+    return rule.model_copy(update={"metric": metric})
+
+
+def _labelled(dataset: ShardedDataset, kind: Kind) -> list[int]:
+    split, targets = dataset.split("test"), kind.targets(dataset)
+    rows = [index for index in range(len(split)) if targets.is_labelled(split.read(index))]
     if not rows:
         raise DataError(
             f"the test split of {dataset.path} has {len(split)} images and no label: give it some "
@@ -76,69 +89,71 @@ def _score(
     rows: list[int],
     params: Params,
     *,
+    kind: Kind,
     again: bool = False,
 ) -> Evaluation | None:
-    """Per-image confusion matrices of a version; None if its classes are not the dataset's.
+    """Per-image records of a version; None if its task or classes are not those asked for.
 
     They are kept, and `again` takes them from an earlier evaluation where there was one.
     """
     settings = params.evaluate
     folder = registry.download(version)
-    if read_spec(folder).classes != dataset.classes:
+    spec = read_spec(folder)
+    if spec.classes != dataset.classes or get_kind(spec.task) is not kind:
         return None
     device, machine = best_device(), describe_machine()
     precision = choose_precision(settings.precision, machine)
-    predictor = load_package(folder, device=device, precision=precision)
-    predictor.crf = settings.crf.build() if settings.crf else None
+    options = {"crf": settings.crf.build()} if settings.crf else {}
+    predictor = load_package(folder, device=device, precision=precision, **options)
     names = dataset.split("test").ids
     ids = [names[row] for row in rows]
     storage = absolute(params.cluster.storage)
     place = f"{device} {precision}"
     file = stored.stored_file(storage, predictor.digest, dataset.digest, settings, place)
-    matrices = stored.load(file, ids, dataset.num_classes) if again else None
-    if matrices is not None:
-        print(f"{version.uri}: champion's figures from an earlier evaluation", flush=True)
-        return Evaluation(version, predictor, matrices, ids)
+    table = stored.load(file, ids, record_schema(kind)) if again else None
+    if table is not None:
+        try:
+            found = Evaluation(version, predictor, kind, table, kind.records(table, dataset))
+        except ValueError:  # of something else: as good as none
+            found = None
+        if found is not None:
+            print(f"{version.uri}: champion's figures from an earlier evaluation", flush=True)
+            return found
     title = f"evaluate {version.uri}"
     size = choose_batch_size(settings.batch_size, machine)
-    matrices = confusions(predictor, dataset, rows, batch_size=size, title=title)
-    stored.save(file, ids, matrices)
-    return Evaluation(version, predictor, matrices, ids)
+    table = record(predictor, dataset, rows, kind=kind, batch_size=size, title=title)
+    stored.save(file, table)
+    return Evaluation(version, predictor, kind, table, kind.records(table, dataset))
 
 
-def confusions(
-    predictor: Predictor,
+def record_schema(kind: Kind) -> pa.Schema:
+    """Columns of a table of records: the image's id, then the kind's own."""
+    return pa.schema([("id", pa.string()), *kind.record_columns])
+
+
+def record(
+    predictor: AnyPredictor,
     dataset: ShardedDataset,
     rows: list[int],
     *,
+    kind: Kind,
     batch_size: int,
     title: str = "evaluate",
-) -> NDArray[np.int64]:
-    """Confusion matrices [B, K, K] (rows true, columns predicted) of rows of the test split.
-
-    Each image is predicted at its own size; pixels of the ignored index count nowhere.
-    """
-    split = dataset.split("test")
-    classes = dataset.num_classes
-    matrices = np.zeros((len(rows), classes, classes), np.int64)
+) -> pa.Table:
+    """Records of labelled rows of the test split; each image is predicted at its own size."""
+    split, targets = dataset.split("test"), kind.targets(dataset)
+    found: list[dict[str, Any]] = []
     with progress(title, len(rows)) as advance:
         for start in range(0, len(rows), batch_size):
-            images, masks = _batch(split, rows[start : start + batch_size])
-            for offset, prediction in enumerate(predictor(images, batch_size)):
-                truth = masks[offset].astype(np.int64)
-                valid = (truth != dataset.ignore_index) & (truth < classes)
-                pairs = truth[valid] * classes + prediction.mask[valid]
-                counts = np.bincount(pairs, minlength=classes * classes)
-                matrices[start + offset] = counts.reshape(classes, classes)
-            advance(len(images))
-    return matrices
-
-
-def _batch(
-    split: ShardSplit, rows: list[int]
-) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
-    pairs = [split.decode(row) for row in rows]
-    return [image for image, _ in pairs], [mask for _, mask in pairs if mask is not None]
+            part = rows[start : start + batch_size]
+            pairs = [decode_labelled(split, row, targets) for row in part]
+            predictions = predictor([image for image, _ in pairs], batch_size)
+            for (_, label), prediction in zip(pairs, predictions, strict=True):
+                found.append(kind.record(prediction, label, dataset))
+            advance(len(part))
+    columns = [pa.array([one[name] for one in found], kinds) for name, kinds in kind.record_columns]
+    ids = pa.array([split.ids[row] for row in rows], pa.string())
+    return pa.Table.from_arrays([ids, *columns], schema=record_schema(kind))
 
 
 def _decide(
@@ -153,13 +168,14 @@ def _decide(
         reason = f"Version {champion.version} predicts other classes and cannot be compared"
         return Outcome("promoted", reason, candidate, rule)
     comparison = bootstrap.compare(
-        candidate.matrices,
-        other.matrices,
-        figure=lambda matrices: np.asarray(getattr(scores(matrices), rule.metric), np.float64),
+        lambda weights: candidate.weighted(weights)[rule.metric],
+        lambda weights: other.weighted(weights)[rule.metric],
+        images=len(candidate.ids),
         margin=rule.margin,
         confidence=rule.confidence,
         resamples=rule.resamples,
         seed=rule.seed,
+        mode=candidate.kind.mode(rule.metric),
     )
     verdict = bootstrap.decide(comparison, rule.margin)
     where = {"promoted": "above", "rejected": "below", "undecided": "on both sides of"}[verdict]
@@ -181,7 +197,7 @@ def _record(
         "test_dataset_digest": dataset.digest,
         f"test_{outcome.rule.metric}": f"{outcome.candidate.figures[outcome.rule.metric]:.6f}",
         "evaluate_run": run.id,
-        "evaluate_precision": outcome.candidate.predictor.network.precision,
+        "evaluate_precision": outcome.candidate.predictor.precision,
     }
     if outcome.comparison is not None:
         figures = dataclasses.asdict(outcome.comparison)
@@ -194,10 +210,10 @@ def _record(
         dataset.name, dataset.digest, path=dataset.path, rows=len(outcome.candidate.ids)
     )
     figures = {f"test/{key}": value for key, value in outcome.candidate.figures.items()}
+    first = report.class_figures(dataset, outcome)
     per_class = {
-        f"test/iou/{name}": value
-        for name, value in zip(dataset.classes, outcome.candidate.iou, strict=True)
+        f"test/{key}/{name}": value for key, by in first.items() for name, value in by.items()
     }
     run.log_metrics({**figures, **per_class}, step=0)
-    for name in ("index.html", "metrics.json", "confusion.png"):
-        run.log_artifact(folder / name)
+    for file in report.main_files(folder):
+        run.log_artifact(file)

@@ -1,7 +1,5 @@
-"""The files of the evaluate stage: figures for DVC, per-image matrices, pictures, one page."""
+"""The files of the evaluate stage: figures for DVC, per-image records, pictures, one page."""
 
-import base64
-import csv
 import io
 import json
 import math
@@ -15,23 +13,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
-from PIL import Image
 
-from pipelines.evaluation import charts
-from pipelines.evaluation.bootstrap import Comparison, Matrices, Verdict
+from pipelines.evaluation import charts, drawn
+from pipelines.evaluation.bootstrap import Comparison, Verdict
 from pipelines.params import PromoteParams
 from pipelines.tracking.registry import Version
 from segcore.data.atomic import write_file
+from segcore.data.rows import decode_labelled
 from segcore.data.shards import ShardedDataset
 from segcore.inference import visualize
-from segcore.inference.predictor import Predictor
-from segcore.metrics import Scores, scores
+from segcore.tasks import Kind
+from segcore.tasks.kind import AnyPredictor, Floats, Records
+from segcore.tasks.sections import ClassTable, Section
 
 TEMPLATES = Path(__file__).with_name("templates")
 SHOWN = 3
 PANEL_PX = 240
-PLOT_ROWS = 1000
 KINDS = ("best", "median", "worst")
 
 
@@ -42,32 +39,36 @@ class Evaluation:
     Args:
         version: of the registry.
         predictor: its model.
-        matrices: confusion matrices [B, K, K], rows the true class.
-        ids: of the images, in the same order.
+        kind: what it predicts.
+        table: a record of each image: its id, then the kind's columns.
+        records: the same as the kind weights them.
     """
 
     version: Version
-    predictor: Predictor
-    matrices: Matrices
-    ids: list[str]
+    predictor: AnyPredictor
+    kind: Kind
+    table: pa.Table
+    records: Records
 
     @cached_property
-    def scores(self) -> Scores:
-        """Figures of the whole split."""
-        return scores(self.matrices.sum(0))
+    def ids(self) -> list[str]:
+        """Of the images, in order."""
+        return [str(name) for name in self.table.column("id").to_pylist()]
 
-    @property
+    def weighted(self, weights: Floats) -> dict[str, Floats]:
+        """Figures [R] under weights of the images [R, B]."""
+        return self.kind.figures(self.records, weights)
+
+    @cached_property
     def figures(self) -> dict[str, float]:
-        return self.scores.summary()
-
-    @property
-    def iou(self) -> list[float]:
-        return self.scores.per_class()["iou"]
+        """Of the whole split."""
+        found = self.weighted(np.ones((1, len(self.ids))))
+        return {key: float(values[0]) for key, values in found.items()}
 
     @cached_property
-    def image_miou(self) -> NDArray[np.float64]:
-        """mIoU of each image over the classes that it has."""
-        return scores(self.matrices).miou
+    def image_scores(self) -> Floats:
+        """How well each image was done, in 0..1."""
+        return self.kind.image_scores(self.records)
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,22 @@ class Outcome:
     @property
     def summary(self) -> str:
         """One line for the terminal."""
-        miou = self.candidate.figures["miou"]
+        kind = self.candidate.kind
+        value = self.candidate.figures[kind.headline]
         return (
-            f"test mIoU {miou:.4f}; version {self.candidate.version.version} {self.verdict}: "
-            + (self.reason)
+            f"test {kind.headline_label} {value:.4f}; version {self.candidate.version.version} "
+            f"{self.verdict}: {self.reason}"
         )
+
+    def class_table(self, dataset: ShardedDataset) -> ClassTable:
+        """Figures by class."""
+        other = self.champion.records if self.champion else None
+        return self.candidate.kind.class_table(self.candidate.records, other, dataset)
+
+    def sections(self, dataset: ShardedDataset) -> Sequence[Section]:
+        """What the kind of task shows beside the common parts."""
+        other = self.champion.records if self.champion else None
+        return self.candidate.kind.sections(self.candidate.records, other, dataset)
 
 
 def write(folder: Path, dataset: ShardedDataset, outcome: Outcome, *, rows: Sequence[int]) -> None:
@@ -99,20 +111,33 @@ def write(folder: Path, dataset: ShardedDataset, outcome: Outcome, *, rows: Sequ
     """
     folder.mkdir(parents=True, exist_ok=True)
     candidate = outcome.candidate
-    total = candidate.matrices.sum(0)
-    _write_confusions(folder / "confusions.parquet", outcome)
-    _write_csv(folder / "per_class.csv", _per_class(dataset, outcome))
-    _write_csv(folder / "confusion.csv", _plot_rows(total, dataset.classes))
-    write_file(folder / "confusion.png", charts.confusion_png(total, dataset.classes))
+    _write_records(folder / f"{candidate.kind.records_stem}.parquet", outcome)
+    sections = outcome.sections(dataset)
+    for section in sections:
+        for name, content in drawn.files(section).items():
+            write_file(folder / name, content)
     pictures = _write_overlays(folder / "overlays", dataset, candidate, rows)
-    write_file(folder / "index.html", _page(folder, dataset, outcome, pictures).encode())
+    page = _page(dataset, outcome, sections, pictures)
+    write_file(folder / "index.html", page.encode())
     document = {
         **candidate.figures,
         "images": len(candidate.ids),
-        "iou": dict(zip(dataset.classes, candidate.iou, strict=True)),
+        **class_figures(dataset, outcome),
     }
     text = json.dumps(_finite(document), indent=2, allow_nan=False)
     write_file(folder / "metrics.json", f"{text}\n".encode())
+
+
+def class_figures(dataset: ShardedDataset, outcome: Outcome) -> dict[str, dict[str, float]]:
+    """{key: {class: value}} of the first column of the class table."""
+    table = outcome.class_table(dataset)
+    first = table.columns[0]
+    return {first.key: dict(zip(table.names, first.values, strict=True))}
+
+
+def main_files(folder: Path) -> list[Path]:
+    """What of a report the MLflow run keeps."""
+    return [folder / "index.html", folder / "metrics.json", *sorted(folder.glob("*.png"))]
 
 
 def _finite(value: Any) -> Any:
@@ -121,63 +146,19 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _write_confusions(path: Path, outcome: Outcome) -> None:
-    """One row per image and model: id, model, confusion (K*K counts, row by row)."""
+def _write_records(path: Path, outcome: Outcome) -> None:
+    """One row per image and model: id, model, version, then the columns of the kind of task."""
     evaluations = {"candidate": outcome.candidate, "champion": outcome.champion}
-    tables = [
-        pa.table(
-            {
-                "id": pa.array(found.ids, pa.string()),
-                "model": pa.array([model] * len(found.ids), pa.string()),
-                "version": pa.array([found.version.uri] * len(found.ids), pa.string()),
-                "confusion": pa.array(
-                    list(found.matrices.reshape(len(found.ids), -1)), pa.list_(pa.int64())
-                ),
-            }
-        )
-        for model, found in evaluations.items()
-        if found is not None
-    ]
+    tables = []
+    for model, found in evaluations.items():
+        if found is not None:
+            count = len(found.ids)
+            table = found.table.add_column(1, "model", pa.array([model] * count, pa.string()))
+            uri = pa.array([found.version.uri] * count, pa.string())
+            tables.append(table.add_column(2, "version", uri))
     buffer = io.BytesIO()
     pq.write_table(pa.concat_tables(tables), buffer, compression="zstd")
     write_file(path, buffer.getvalue())
-
-
-def _per_class(dataset: ShardedDataset, outcome: Outcome) -> list[dict[str, Any]]:
-    own = outcome.candidate.scores.per_class()
-    pixels = outcome.candidate.matrices.sum(0).sum(1)
-    other = outcome.champion.iou if outcome.champion else [math.nan] * len(pixels)
-    return [
-        {
-            "class": name,
-            **{key: _number(own[key][index]) for key in ("iou", "precision", "recall", "f1")},
-            "pixel_share": _number(pixels[index] / max(1, pixels.sum())),
-            "champion_iou": _number(other[index]),
-        }
-        for index, name in enumerate(dataset.classes)
-    ]
-
-
-def _number(value: float) -> str:
-    return "n/a" if math.isnan(value) else f"{value:.6f}"
-
-
-def _plot_rows(total: NDArray[np.int64], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows for DVC's confusion template, which counts rows: a thousand for each actual class."""
-    rows = []
-    for actual, counts in zip(classes, total, strict=True):
-        shares = counts / max(1, counts.sum()) * PLOT_ROWS
-        for predicted, share in zip(classes, shares, strict=True):
-            rows += [{"actual": actual, "predicted": predicted}] * round(share)
-    return rows or [{"actual": classes[0], "predicted": classes[0]}]
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_file(path, buffer.getvalue().encode())
 
 
 def _write_overlays(
@@ -186,33 +167,27 @@ def _write_overlays(
     """Panels of the best, median and worst images; returns what the page shows of them."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    split = dataset.split("test")
-    order = np.argsort(-np.nan_to_num(candidate.image_miou, nan=0.0), kind="stable")
+    split, kind, spec = dataset.split("test"), candidate.kind, candidate.predictor.spec
+    scores, targets = candidate.image_scores, kind.targets(dataset)
+    order = np.argsort(-np.nan_to_num(scores, nan=0.0), kind="stable")
     shown = []
-    for kind, places in _chosen(len(order)).items():
+    for group, places in _chosen(len(order)).items():
         for number, place in enumerate(places):
             index = int(order[place])
-            image, truth = split.decode(rows[index])
-            if truth is None:
+            image, label = decode_labelled(split, rows[index], targets)
+            if label is None:
                 continue
-            mask = candidate.predictor(image)[0].mask
-            panel = visualize.panel(
-                [
-                    Image.fromarray(image.squeeze()),
-                    visualize.overlay(image, truth, palette=dataset.palette),
-                    visualize.overlay(image, mask, palette=dataset.palette),
-                    visualize.difference(image, mask, truth, ignore_index=dataset.ignore_index),
-                ],
-                height=PANEL_PX,
-            )
-            name = f"{kind}-{number + 1}.png"
+            pictures = kind.panel(image, label, candidate.predictor(image)[0], spec)
+            panel = visualize.panel(list(pictures.values()), height=PANEL_PX)
+            name = f"{group}-{number + 1}.png"
             write_file(folder / name, charts.encode(panel, "PNG"))
             shown.append(
                 {
-                    "kind": kind,
+                    "kind": group,
                     "id": candidate.ids[index],
-                    "miou": float(candidate.image_miou[index]),
-                    "source": _data_uri(charts.encode(panel, "JPEG"), "jpeg"),
+                    "titles": list(pictures),
+                    "score": float(scores[index]),
+                    "source": drawn.data_uri(charts.encode(panel, "JPEG"), "jpeg"),
                     "width": panel.width,
                     "height": panel.height,
                 }
@@ -238,7 +213,10 @@ def _chosen(count: int) -> dict[str, list[int]]:
 
 
 def _page(
-    folder: Path, dataset: ShardedDataset, outcome: Outcome, pictures: Sequence[dict[str, Any]]
+    dataset: ShardedDataset,
+    outcome: Outcome,
+    sections: Sequence[Section],
+    pictures: Sequence[dict[str, Any]],
 ) -> str:
     import jinja2
 
@@ -249,35 +227,23 @@ def _page(
     environment.filters["figure"] = lambda value, digits=3: (
         "n/a" if value is None or math.isnan(value) else f"{value:.{digits}f}"
     )
-    own = outcome.candidate.scores.per_class()
-    pixels = outcome.candidate.matrices.sum(0).sum(1)
-    champion_iou = outcome.champion.iou if outcome.champion else [math.nan] * len(pixels)
-    classes = [
-        {
-            "name": name,
-            "color": "#{:02x}{:02x}{:02x}".format(*color),
-            **{key: own[key][index] for key in ("iou", "precision", "recall", "f1")},
-            "share": float(pixels[index] / max(1, pixels.sum())),
-            "champion_iou": champion_iou[index],
-        }
-        for index, (name, color) in enumerate(zip(dataset.classes, dataset.palette, strict=True))
-    ]
-    confusion = _data_uri((folder / "confusion.png").read_bytes(), "png")
+    environment.filters["color"] = lambda color: "#{:02x}{:02x}{:02x}".format(*color)
+    candidate, champion = outcome.candidate, outcome.champion
+    kind = candidate.kind
     return environment.get_template("report.html.j2").render(
         dataset=dataset,
         outcome=outcome,
-        spec=outcome.candidate.predictor.spec,
-        classes=classes,
+        kind=kind,
+        spec=candidate.predictor.spec,
+        sections=sections,
+        picture_of=drawn.picture,
         pictures=pictures,
         kinds=KINDS,
-        confusion=confusion,
+        legend=kind.legend(dataset),
         interval=charts.interval_svg(outcome.comparison, outcome.rule.margin),
         histogram=charts.histogram_svg(
-            outcome.candidate.image_miou,
-            None if outcome.champion is None else outcome.champion.image_miou,
+            candidate.image_scores,
+            None if champion is None else champion.image_scores,
+            label=kind.headline_label,
         ),
     )
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,4 +1,4 @@
-"""Per-image confusion matrices of versions that were scored before, kept as Parquet files.
+"""Per-image records of versions that were scored before, kept as Parquet files.
 
 A file is named by all that its figures follow from: the package, the test images, the settings of
 inference and the code that runs it. One that is damaged or of something else is as good as none.
@@ -9,32 +9,30 @@ import io
 import json
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 
 from pipelines.params import EvaluateParams
 from pipelines.storage import code_version
 from segcore.data.atomic import write_file
 
-FORMAT = 1  # another number where what is counted, or how, changes in `compare.confusions`
+FORMAT = 1  # another number where what is counted, or how, changes in a kind's `record`
 FOLDER = "evaluations"
-CODE = ("data", "encoders", "inference", "models", "package.py")
+CODE = ("data", "encoders", "inference", "metrics", "models", "package.py", "tasks")
 NO_EFFECT = {"batch_size", "promote"}
 
 
 def stored_file(
     storage: Path, package_digest: str, dataset_digest: str, settings: EvaluateParams, device: str
 ) -> Path:
-    """Where the matrices of a package on the test images are kept.
+    """Where the records of a package on the test images are kept.
 
     Args:
         storage: folder of the runs' state.
         package_digest: of the model.
         dataset_digest: of the shards.
-        settings: of the evaluation; batch size and the rule of promotion change no matrix.
+        settings: of the evaluation; batch size and the rule of promotion change no record.
         device: that the model runs on.
     """
     facts = {
@@ -50,13 +48,11 @@ def stored_file(
     return storage / FOLDER / f"{key}.parquet"
 
 
-def save(file: Path, ids: list[str], matrices: NDArray[np.int64]) -> None:
-    """Keep the matrices [B, K, K] of images; the file is whole or not there."""
-    counts = pa.array(list(matrices.reshape(len(ids), -1)), pa.list_(pa.int64()))
-    table = pa.table({"id": pa.array(ids, pa.string()), "confusion": counts})
+def save(file: Path, records: pa.Table) -> None:
+    """Keep records of images, "id" first; the file is whole or not there."""
     buffer = io.BytesIO()
     pq.write_table(
-        table.replace_schema_metadata({"key": file.stem}),
+        records.replace_schema_metadata({"key": file.stem}),
         buffer,
         compression="zstd",
         write_page_checksum=True,
@@ -65,17 +61,14 @@ def save(file: Path, ids: list[str], matrices: NDArray[np.int64]) -> None:
     write_file(file, buffer.getvalue())
 
 
-def load(file: Path, ids: list[str], classes: int) -> NDArray[np.int64] | None:
-    """The matrices [B, K, K] of just these images; None if the file does not hold them."""
+def load(file: Path, ids: list[str], schema: pa.Schema) -> pa.Table | None:
+    """The records of just these images; None if the file does not hold them."""
     try:
         table = pq.read_table(file, page_checksum_verification=True)
         if (table.schema.metadata or {}).get(b"key") != file.stem.encode():
             return None
         if table.column("id").to_pylist() != ids:
             return None
-        counts = np.array(table.column("confusion").to_pylist(), np.int64)
+        return table.replace_schema_metadata(None).cast(schema)
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException):
         return None
-    if counts.shape != (len(ids), classes * classes) or (counts < 0).any():
-        return None
-    return counts.reshape(-1, classes, classes)

@@ -124,14 +124,14 @@ class TuneParams(PlannedSection):
     epochs: int = Field(ge=1, description="of the longest trial")
     grace_epochs: int = Field(ge=1, description="no trial is stopped before")
     concurrent: int = Field(ge=1)
-    metric: str = Field(description="a validation metric, e.g. miou")
+    metric: str = Field(description="a validation metric; auto: the headline of the kind of task")
     mode: Literal["max", "min"]
     seed: int = Field(ge=0)
     space: dict[str, Distribution] = Field(description="dotted params key -> distribution")
 
 
 class PromoteParams(Section):
-    metric: Literal["miou", "pixel_accuracy", "mean_accuracy", "fw_iou"]
+    metric: str = Field(description="a figure of the report; auto: the kind's headline")
     margin: float = Field(ge=0, description="candidate must beat champion by more than this")
     confidence: float = Field(gt=0.5, lt=1)
     resamples: int = Field(ge=100)

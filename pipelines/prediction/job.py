@@ -6,7 +6,7 @@ from pathlib import Path
 from pipelines.params import CRFParams, Params
 from pipelines.prediction.inputs import Input
 from pipelines.prediction.manifest import Row
-from segcore.inference.predictor import FREE_SHARE, Predictor
+from segcore.inference.predictor import FREE_SHARE
 from segcore.inference.spec import PackageSpec
 from segcore.machine import (
     available_memory_gib,
@@ -15,9 +15,8 @@ from segcore.machine import (
     describe_machine,
 )
 from segcore.package import load_package, package_digest, read_spec
-
-MASKS = "masks"
-OVERLAYS = "overlays"
+from segcore.tasks import Kind, get_kind
+from segcore.tasks.kind import OVERLAYS, AnyPredictor, Output
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Job:
         digest: of the package.
         version: models:/name/version, or the folder that the user gave.
         spec: of the package.
-        out: absolute folder for masks/, overlays/ and the manifest.
+        out: absolute folder for the files of predictions and the manifest.
         base: folder that relative input paths start from; workers may run in another.
         overlays: also write overlays.
         batch_size: images that run through the model together.
@@ -53,6 +52,16 @@ class Job:
     max_memory_gib: float | None
     max_megapixels: float
     memory_share: float = 1.0
+
+    @property
+    def kind(self) -> Kind:
+        """What the model predicts."""
+        return get_kind(self.spec.task)
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """What every input becomes, the main file first."""
+        return self.kind.outputs({OVERLAYS} if self.overlays else ())
 
     def row(self, item: Input, status: str, reason: str = "") -> Row:
         """A row about `item` under this job's model."""
@@ -78,20 +87,21 @@ class Job:
         return all((self.out / name).is_file() for name in self.files(item))
 
     def files(self, item: Input) -> list[str]:
-        """Names of what is written for `item`, the mask first, relative to `out`."""
-        overlay = [f"{OVERLAYS}/{item.name}.jpg"] if self.overlays else []
-        return [f"{MASKS}/{item.name}.png", *overlay]
+        """Names of what is written for `item`, the main file first, relative to `out`."""
+        return [output.path(item.name) for output in self.outputs]
 
-    def load(self, device: str) -> Predictor:
+    def load(self, device: str) -> AnyPredictor:
         """The model, ready for images."""
         gib = self.max_memory_gib
         if gib is None and self.memory_share < 1:
             gib = self.memory_share * FREE_SHARE * available_memory_gib(device)
-        predictor = load_package(
-            self.package, device=device, precision=self.precision, max_memory_gib=gib
+        return load_package(
+            self.package,
+            device=device,
+            precision=self.precision,
+            max_memory_gib=gib,
+            **({"crf": self.crf.build()} if self.crf else {}),
         )
-        predictor.crf = self.crf.build() if self.crf else None
-        return predictor
 
 
 def make_job(params: Params, *, package: Path, version: str, out: Path, overlays: bool) -> Job:

@@ -1,7 +1,7 @@
 """The manifest of predictions: one row per input, from mask back to model and data."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from segcore.data.atomic import write_file
 
 FILE = "manifest.parquet"
 DEFAULT_PRECISION = "fp32"  # of manifests that do not say
-SCHEMA = pa.schema(
+BEFORE = pa.schema(
     [
         ("path", pa.string()),
         ("sha256", pa.string()),
@@ -22,7 +22,11 @@ SCHEMA = pa.schema(
         ("mask_path", pa.string()),
         ("height", pa.int32()),
         ("width", pa.int32()),
-        ("class_shares", pa.map_(pa.string(), pa.float64())),
+    ]
+)
+# Between them stand the columns of the kind of task (`Kind.row_columns`).
+AFTER = pa.schema(
+    [
         ("seconds", pa.float64()),
         ("model_digest", pa.string()),
         ("model_version", pa.string()),
@@ -44,7 +48,7 @@ class Row:
         reason: of an error or a skip.
         mask_path: of the mask, relative to the manifest; "" without one.
         height, width: of the mask in pixels; 0 without one.
-        class_shares: class name -> share of the pixels, of the classes that occur.
+        facts: of the prediction, by column of its kind of task, as Arrow has them.
         seconds: time spent on it, from reading to writing.
         model_digest: of the model package.
         model_version: models:/name/version, or the package's folder.
@@ -65,36 +69,51 @@ class Row:
     mask_path: str = ""
     height: int = 0
     width: int = 0
-    class_shares: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+
+    @property
+    def class_shares(self) -> dict[str, float]:
+        """Class name -> share of the pixels, where the kind of task says it."""
+        return dict(self.facts.get("class_shares", ()))
 
 
 def read(folder: Path) -> dict[str, Row]:
     """The rows of a folder of predictions by input path; none if it has no readable manifest."""
     try:
-        records = pq.read_table(folder / FILE, schema=SCHEMA).to_pylist()
+        file = pq.read_schema(folder / FILE)
+        own = [column for column in file if column.name not in {*BEFORE.names, *AFTER.names}]
+        schema = pa.schema([*BEFORE, *own, *AFTER])
+        records = pq.read_table(folder / FILE, schema=schema).to_pylist()
     except (OSError, pa.ArrowException):
         return {}
-    rows = (_row(record) for record in records)
+    rows = (_row(record, [column.name for column in own]) for record in records)
     return {row.path: row for row in rows}
 
 
-def write(folder: Path, rows: Iterable[Row]) -> None:
-    """Replace the manifest of a folder, rows sorted by path."""
-    ordered = sorted(rows, key=lambda row: row.path)
-    records = [_record(row) for row in ordered]
+def write(folder: Path, rows: Iterable[Row], columns: Iterable[tuple[str, pa.DataType]]) -> None:
+    """Replace the manifest of a folder, rows sorted by path.
+
+    Args:
+        columns: those of the kind of task; a row without them has empty lists and nulls there.
+    """
+    own = pa.schema(columns)
+    empty = {field.name: [] if pa.types.is_nested(field.type) else None for field in own}
+    records = [record(row, empty) for row in sorted(rows, key=lambda row: row.path)]
+    schema = pa.schema([*BEFORE, *own, *AFTER])
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(records, schema=SCHEMA), buffer, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(records, schema=schema), buffer, compression="zstd")
     write_file(folder / FILE, buffer.getvalue())
 
 
-def _row(record: dict[str, Any]) -> Row:
-    own = {
-        "class_shares": dict(record["class_shares"]),
-        "precision": record["precision"] or DEFAULT_PRECISION,
-    }
-    return Row(**{**record, **own})
+def record(row: Row, empty: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as a flat record; `empty` has the columns of the kind of task."""
+    common = {key: value for key, value in vars(row).items() if key != "facts"}
+    return {**common, **empty, **row.facts}
 
 
-def _record(row: Row) -> dict[str, Any]:
-    return {**vars(row), "class_shares": sorted(row.class_shares.items())}
+def _row(record: dict[str, Any], own: list[str]) -> Row:
+    facts = {name: record.pop(name) for name in own}
+    if record["status"] != "ok":
+        facts = {}
+    return Row(**{**record, "precision": record["precision"] or DEFAULT_PRECISION, "facts": facts})

@@ -1,4 +1,4 @@
-"""Images in; palette masks, overlays and a manifest out: only what is missing."""
+"""Images in; files of predictions and a manifest out: only what is missing."""
 
 import os
 import time
@@ -11,7 +11,7 @@ from pipelines.cluster import session
 from pipelines.params import Params
 from pipelines.prediction import manifest
 from pipelines.prediction.inputs import Input, find_inputs
-from pipelines.prediction.job import MASKS, OVERLAYS, Job, make_job
+from pipelines.prediction.job import Job, make_job
 from pipelines.prediction.manifest import Row
 from pipelines.prediction.worker import Worker
 from pipelines.progress import progress
@@ -32,7 +32,7 @@ class Summary:
 
     Args:
         done: inputs predicted now.
-        kept: inputs whose mask was there already.
+        kept: inputs whose files were there already.
         failed: rows with status "error".
         skipped: files that are no images.
         seconds: of the whole run.
@@ -71,7 +71,8 @@ def predict(
         params: `predict`, `cluster` and `tracking` are used.
         images: folder, glob, list file, image, folder of shards, or s3:// address.
         model: models:/name@alias, models:/name/version, or the folder of a model package.
-        out: folder of masks/, overlays/ and manifest.parquet.
+        out: folder of masks/ (or what else the model's kind of task writes), overlays/ and
+            manifest.parquet.
         overlays: also write overlays/.
         prune: remove rows and files of inputs that are no longer given.
 
@@ -90,7 +91,8 @@ def predict(
     work = [(item, known.get(item.path)) for item in inputs if not item.skip]
     kept = _work(params, job, work, rows)
     if prune:
-        _prune(out, rows.values())
+        _prune(job, rows.values())
+    _finish(job, rows.values())
     given = [rows[item.path] for item in inputs]
     return Summary(
         done=sum(row.status == "ok" for row in given) - kept,
@@ -127,9 +129,9 @@ def _work(
             rows[row.path] = row
             advance(1)
             if time.monotonic() - saved > SAVE_S:
-                manifest.write(job.out, rows.values())
+                manifest.write(job.out, rows.values(), job.kind.row_columns)
                 saved = time.monotonic()
-    manifest.write(job.out, rows.values())
+    manifest.write(job.out, rows.values(), job.kind.row_columns)
     return kept
 
 
@@ -149,12 +151,23 @@ def _results(params: Params, job: Job, work: Sequence[tuple[Input, Row | None]])
     yield from Worker(job, best_device()).stream(work)
 
 
-def _prune(out: Path, rows: Iterable[Row]) -> None:
-    """Remove masks and overlays that no row of the manifest tells of."""
+def _finish(job: Job, rows: Iterable[Row]) -> None:
+    """What the whole job becomes, of every row that this model made."""
+    made = (row for row in rows if row.status == "ok" and row.model_digest == job.digest)
+    job.kind.write_job(job.out, (manifest.record(row, {}) for row in made), job.spec)
+
+
+def _prune(job: Job, rows: Iterable[Row]) -> None:
+    """Remove files of predictions that no row of the manifest tells of."""
+    outputs = job.kind.outputs(job.kind.extras)
+    main = outputs[0]
     names = {
-        Path(row.mask_path).relative_to(MASKS).with_suffix("") for row in rows if row.mask_path
+        row.mask_path.removeprefix(f"{main.folder}/").removesuffix(main.suffix)
+        for row in rows
+        if row.mask_path
     }
-    for folder in (MASKS, OVERLAYS):
-        for file in (out / folder).rglob("*"):
-            if file.is_file() and file.relative_to(out / folder).with_suffix("") not in names:
+    for output in outputs:
+        for file in (job.out / output.folder).rglob("*"):
+            name = file.relative_to(job.out / output.folder).with_suffix("").as_posix()
+            if file.is_file() and name not in names:
                 file.unlink()

@@ -1,4 +1,4 @@
-"""Images in, mask files and manifest rows out: the same code in process and in every actor.
+"""Images in, files and manifest rows out: the same code in process and in every actor.
 
 Files are read and decoded, and results encoded and written, in threads beside the model; each
 queue is bounded, and a large image is decoded only when its turn has come.
@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from pipelines.prediction.inputs import Input, read_bytes
@@ -22,14 +21,12 @@ from pipelines.prediction.job import Job
 from pipelines.prediction.manifest import Row
 from segcore.data.atomic import disk_errors
 from segcore.errors import DataError, SegcoreError
-from segcore.inference import visualize
 from segcore.inference.images import ImageArray, count_megapixels, to_array
-from segcore.inference.predictor import Prediction, Predictor
+from segcore.tasks.kind import AnyPrediction, AnyPredictor
 
 READERS = 2
 WRITERS = 2
 LARGE_MEGAPIXELS = 16.0  # above, an image is held alone: neither read ahead nor written behind
-STRIP_PIXELS = 1 << 20
 PNG_LEVEL = 1  # class maps shrink to little at any level, at 6 in twice the time
 
 Work = tuple[Input, Row | None]
@@ -62,7 +59,7 @@ class Worker:
     def __init__(self, job: Job, device: str = "cpu") -> None:
         self._job = job
         self._device = device
-        self._predictor: Predictor | None = None
+        self._predictor: AnyPredictor | None = None
 
     def __call__(self, items: Sequence[Work]) -> list[Row]:
         """One row per input, in order; see `stream`."""
@@ -169,7 +166,7 @@ class Worker:
         seconds = task.row.seconds + time.perf_counter() - start
         task.row = replace(task.row, seconds=seconds)
 
-    def _run(self, tasks: Sequence[Task]) -> list[tuple[Prediction, float] | Row]:
+    def _run(self, tasks: Sequence[Task]) -> list[tuple[AnyPrediction, float] | Row]:
         """Prediction and share of the time of each image, or its row if it fails."""
         images = [task.image for task in tasks if task.image is not None]
         if self._predictor is None or not images:
@@ -184,15 +181,14 @@ class Worker:
         seconds = (time.perf_counter() - start) / len(found)
         return [(prediction, seconds) for prediction in found]
 
-    def _write(self, task: Task, prediction: Prediction, seconds: float) -> Row:
+    def _write(self, task: Task, prediction: AnyPrediction, seconds: float) -> Row:
         start = time.perf_counter()
-        item, spec, mask = task.item, self._job.spec, prediction.mask
+        item, spec, image = task.item, self._job.spec, task.image
         names = self._job.files(item)
         try:
-            _save(visualize.palette_png(mask, spec.palette), self._job.out / names[0])
-            if len(names) > 1 and task.image is not None:
-                picture = visualize.overlay(task.image, mask, palette=spec.palette)
-                _save(picture, self._job.out / names[1])
+            for output, name in zip(self._job.outputs, names, strict=True):
+                if image is not None:
+                    _save(output.make(image, prediction, spec), self._job.out / name)
         except (DataError, OSError, MemoryError) as error:
             return _failed(task, error)
         return replace(
@@ -200,7 +196,7 @@ class Worker:
             mask_path=names[0],
             height=prediction.height,
             width=prediction.width,
-            class_shares=_shares(mask, spec.classes),
+            facts=self._job.kind.row(prediction, spec),
             seconds=task.row.seconds + seconds + time.perf_counter() - start,
         )
 
@@ -230,23 +226,16 @@ def _failed(task: Task, error: Exception) -> Row:
     return replace(task.row, status="error", reason=reason)
 
 
-def _shares(mask: visualize.Mask, classes: Sequence[str]) -> dict[str, float]:
-    """Share of each class that occurs; strip by strip, as counting copies to 64 bits."""
-    rows = max(1, STRIP_PIXELS // mask.shape[1])
-    counts = np.zeros(len(classes), np.int64)
-    for top in range(0, len(mask), rows):
-        counts += np.bincount(mask[top : top + rows].ravel(), minlength=len(classes))
-    shares = zip(classes, counts / mask.size, strict=True)
-    return {name: float(share) for name, share in shares if share > 0}
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    """Write a picture that is whole or not there; not synced, which would cost more than it."""
+def _save(content: Image.Image | bytes, path: Path) -> None:
+    """Write a file that is whole or not there; not synced, which would cost more than it."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            picture.save(part, quality=90, compress_level=PNG_LEVEL)
+            if isinstance(content, bytes):
+                part.write_bytes(content)
+            else:
+                content.save(part, quality=90, compress_level=PNG_LEVEL)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

@@ -8,16 +8,16 @@ import warnings
 from typing import Any
 
 import mlflow
-import numpy as np
 from mlflow.pyfunc import PythonModel
 
 from segcore.package import load_package
+from segcore.tasks import get_kind
 
 warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
 
 
 class SegmentationModel(PythonModel):  # type: ignore[misc]
-    """uint8 [N, H, W, C] -> int64 class map [N, H, W]."""
+    """uint8 [N, H, W, C] -> what the model's kind of task serves: class maps int64 [N, H, W]."""
 
     def load_context(self, context: Any) -> None:
         """Load the model package named by the artifact "package"; on a GPU where there is one."""
@@ -28,7 +28,7 @@ class SegmentationModel(PythonModel):  # type: ignore[misc]
 
     # MLflow derives the signature from annotations of model_input: it has none, ours is explicit.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """Class maps of images.
+        """Predictions of images.
 
         Args:
             context: MLflow's; unused.
@@ -36,10 +36,10 @@ class SegmentationModel(PythonModel):  # type: ignore[misc]
             params: MLflow's; unused.
 
         Returns:
-            int64 [N, H, W].
+            As the signature says: of class maps int64 [N, H, W].
         """
         images = [model_input] if getattr(model_input, "ndim", 4) == 3 else list(model_input)
-        return np.stack([p.mask.astype(np.int64) for p in self.predictor(images)])
+        return get_kind(self.predictor.spec.task).serve(self.predictor(images))
 
 
 mlflow.models.set_model(SegmentationModel())

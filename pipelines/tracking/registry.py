@@ -229,11 +229,17 @@ def _log_model(package: Path, run_id: str) -> Any:
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
+    from segcore.tasks import get_kind
+
     spec = _spec(package)
-    output = np.dtype(np.int64)
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, spec.in_channels))]),
-        outputs=Schema([TensorSpec(output, (-1, -1, -1))]),
+        outputs=Schema(
+            [
+                TensorSpec(np.dtype(tensor.dtype), tensor.shape, tensor.name or None)
+                for tensor in get_kind(spec.task).served
+            ]
+        ),
     )
     # The signature is given; MLflow warns that it would rather read it off type hints.
     with warnings.catch_warnings(record=True):

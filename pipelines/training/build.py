@@ -1,11 +1,37 @@
 """What params describe, built for a dataset: model, task, loaders; and refused in time."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import segcore
 from pipelines import storage
 from pipelines.params import Params
+from pipelines.params.section import AUTO
 from segcore.errors import OptionError
+
+if TYPE_CHECKING:
+    from segcore.tasks import Kind
+
+
+def task_name(params: Params, dataset: Any) -> str:
+    """Name of the kind of task that is trained: the model's own, else the dataset's first."""
+    from segcore.tasks import choose_task
+
+    return choose_task(params.model.name, dataset)
+
+
+def find_kind(params: Params, dataset: Any) -> "Kind":
+    """The kind of task that is trained."""
+    from segcore.tasks import get_kind
+
+    return get_kind(task_name(params, dataset))
+
+
+def with_goal(params: Params, dataset: Any) -> Params:
+    """Params in which `tune.metric` and `tune.mode`, where auto, are those of the kind of task."""
+    kind = find_kind(params, dataset)
+    metric = kind.headline if params.tune.metric == AUTO else params.tune.metric
+    mode = kind.mode(metric) if str(params.tune.mode) == AUTO else params.tune.mode
+    return params.override({"tune.metric": metric, "tune.mode": mode})
 
 
 def loader_options(params: Params) -> dict[str, Any]:
@@ -28,7 +54,7 @@ def build_model(params: Params, dataset: Any) -> Any:
     Raises:
         OptionError: an option that the architecture lacks, or one that the dataset decides.
     """
-    fixed = {"num_classes": dataset.num_classes, "in_channels": dataset.in_channels}
+    fixed = find_kind(params, dataset).model_facts(dataset)
     for key, value in fixed.items():
         if params.model.options.get(key, value) != value:
             raise OptionError(
@@ -42,8 +68,14 @@ def build_model(params: Params, dataset: Any) -> Any:
 
 
 def build_task(params: Params, dataset: Any) -> Any:
-    """The dataset's task with the loss that params name."""
-    return segcore.create_task(dataset.task, dataset, **params.loss.task_options())
+    """The task of the model on a dataset, with the loss that params name."""
+    return find_kind(params, dataset).create_task(dataset, **params.loss.task_options())
+
+
+def build_loaders(params: Params, dataset: Any, **options: Any) -> tuple[Any, Any]:
+    """Loaders of train and val; `options` go before those of params."""
+    loading = {**loader_options(params), **options}
+    return find_kind(params, dataset).create_loaders(dataset, **loading)
 
 
 def check(params: Params, dataset: Any, *, workers: int = 1) -> None:
@@ -61,10 +93,10 @@ def check(params: Params, dataset: Any, *, workers: int = 1) -> None:
 
     FitOptions(**params.train.fit_options())
     check_size(params, dataset)
-    loading = loader_options(params)
-    if loading["cache"] == "disk":
-        loading["cache"] = "none"  # written by the first worker; here it would take minutes
-    segcore.create_loaders(dataset, **loading, world_size=workers)
+    cache = loader_options(params)["cache"]
+    if cache == "disk":
+        cache = "none"  # written by the first worker; here it would take minutes
+    build_loaders(params, dataset, cache=cache, world_size=workers)
     build_model(params, dataset)
     build_task(params, dataset)
 

@@ -18,13 +18,14 @@ Event = dict[str, Any]
 class Follower:
     """While its block runs, shows progress and calls `on_event` with each report of the loop.
 
-    On a terminal a bar shows loss, mIoU, images/s and the time left; elsewhere each epoch is a
-    line. Reports of an earlier, interrupted process come first and are not shown again.
+    On a terminal a bar shows losses, headline metric, images/s and the time left; elsewhere each
+    epoch is a line. Reports of an earlier, interrupted process come first and are not shown again.
 
     Args:
         state: the run.
         epochs: that it will have.
         max_minutes: the clock that ends it, if that does.
+        headline: (name, key) of the metric that is shown beside the losses.
         on_event: called in a thread of its own, never twice for one step.
     """
 
@@ -34,11 +35,13 @@ class Follower:
         *,
         epochs: int,
         max_minutes: float | None,
+        headline: tuple[str, str],
         on_event: Callable[[Event], None],
     ) -> None:
         self.state = state
         self.epochs = epochs
         self.max_minutes = max_minutes
+        self.shown = (("loss", "train/loss"), ("val loss", "val/loss"), headline)
         self.on_event = on_event
         self._old = len(state.events())
         self._done = 0
@@ -92,16 +95,20 @@ class Follower:
     def _show(self, event: Event) -> None:
         if self._bar:
             metrics = event["metrics"]
-            self._bar.update(self._task, figures=_figures(metrics))
+            self._bar.update(self._task, figures=self._figures(metrics))
         elif event["complete"]:
             left = self._seconds_left(event)
             speed = event["metrics"].get("images_per_s", float("nan"))
             ahead = "" if event["last"] else f"  {_clock(left)} left"
             print(
-                f"epoch {self._of(event['epoch'])}  {_figures(event['metrics'])}  "
+                f"epoch {self._of(event['epoch'])}  {self._figures(event['metrics'])}  "
                 f"{speed:.1f} images/s{ahead}",
                 flush=True,
             )
+
+    def _figures(self, metrics: dict[str, float]) -> str:
+        found = [(label, metrics.get(key, float("nan"))) for label, key in self.shown]
+        return "  ".join(f"{label} {value:.4f}" for label, value in found if value == value)
 
     def _of(self, epoch: int) -> str:
         """The epoch, out of how many unless the clock ends the run."""
@@ -143,15 +150,6 @@ class Follower:
                 epoch=self._of(facts["epoch"] + 1),
                 speed=facts["images_per_s"],
             )
-
-
-def _figures(metrics: dict[str, float]) -> str:
-    parts = []
-    for label, key in (("loss", "train/loss"), ("val loss", "val/loss"), ("mIoU", "val/miou")):
-        value = metrics.get(key, float("nan"))
-        if value == value:
-            parts.append(f"{label} {value:.4f}")
-    return "  ".join(parts)
 
 
 def _clock(seconds: float) -> str:

@@ -14,7 +14,7 @@ class PackageSpec:
     Args:
         architecture: a name of `segcore.list_models()`.
         options: keyword options that `create_model` received for it.
-        num_classes: channels of the logits.
+        num_classes: number of classes; the kind of task says how many outputs a model has.
         in_channels: channels of the input image: 1 grey, 3 RGB, 4 RGBA, or any other number.
         classes: class names in index order.
         palette: one (r, g, b) in 0..255 per class.

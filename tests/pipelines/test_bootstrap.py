@@ -4,22 +4,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from pipelines.evaluation.bootstrap import Comparison, Matrices, compare, decide
+from pipelines.evaluation.bootstrap import Comparison, Figure, compare, decide
 from segcore.errors import OptionError
 from segcore.metrics import scores
+from segcore.tasks.semantic.confusions import Matrices, figures
 
 
-def miou(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(scores(matrices).miou, np.float64)
+def miou(matrices: Matrices) -> Figure:
+    return lambda weights: figures(matrices, weights)["miou"]
 
 
 def run(candidate: Matrices, champion: Matrices, *, resamples: int = 500) -> Comparison:
     return compare(
-        candidate,
-        champion,
-        figure=miou,
+        miou(candidate),
+        miou(champion),
+        images=len(candidate),
         margin=0.0,
         confidence=0.95,
         resamples=resamples,

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import segcore
-from pipelines.evaluation.compare import confusions, evaluate
+from pipelines.evaluation.compare import evaluate, record
 from pipelines.evaluation.report import Outcome
 from pipelines.params import Params
 from pipelines.tracking.registry import CHAMPION, Registry
@@ -22,6 +22,7 @@ from segcore.data.shards import open_shards, write_shards
 from segcore.errors import DataError
 from segcore.inference.predictor import Predictor
 from segcore.metrics import scores
+from segcore.tasks import get_kind
 
 FILES = (
     "metrics.json",
@@ -42,7 +43,9 @@ def test_confusions_ignore_void_and_sum_to_the_labelled_pixels(
 ) -> None:
     predictor = segcore.load_package(good_package)
     dataset = open_shards(painted_shards)
-    matrices = confusions(predictor, dataset, [0, 5, 7], batch_size=2)
+    kind = get_kind("semantic")
+    table = record(predictor, dataset, [0, 5, 7], kind=kind, batch_size=2)
+    matrices = kind.records(table, dataset)
     assert matrices.shape == (3, 3, 3)
     assert matrices.sum((1, 2)).tolist() == [47 * 64] * 3
     image, mask = dataset.split("test").decode(5)
@@ -132,7 +135,7 @@ def test_champion_is_not_run_again_on_the_same_images(
     assert len(files) == 1
     with_store, stored = again(**{"evaluate.batch_size": 3})
     assert stored
-    np.testing.assert_array_equal(with_store.champion.matrices, first.candidate.matrices)
+    np.testing.assert_array_equal(with_store.champion.records, first.candidate.records)
     kept = files[0].read_bytes()
 
     for damage in (b"no parquet", kept[:-50], flip(kept), foreign(files[0])):

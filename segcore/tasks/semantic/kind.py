@@ -137,7 +137,7 @@ class SemanticKind(Kind):
 
     def outputs(self, extras: Collection[str] = ()) -> tuple[Output, ...]:
         """masks/*.png of class indices, with the palette; overlays/*.jpg."""
-        mask = Output("masks", ".png", lambda image, prediction, spec: _mask(prediction, spec))
+        mask = Output("masks", ".png", _mask)
         overlay = Output(OVERLAYS, ".jpg", self.overlay)
         return (mask, overlay) if OVERLAYS in extras else (mask,)
 
@@ -146,7 +146,7 @@ class SemanticKind(Kind):
         return {"class_shares": _shares(prediction.mask, spec.classes)}
 
 
-def _mask(prediction: Prediction, spec: PackageSpec) -> Image.Image:
+def _mask(image: ImageArray, prediction: Prediction, spec: PackageSpec) -> Image.Image:
     return visualize.palette_png(prediction.mask, spec.palette)
 
 
