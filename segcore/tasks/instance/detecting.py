@@ -78,11 +78,13 @@ class DetectingPredictor:
         precision: "fp32", or "bf16" or "fp16" by autocast.
         max_memory_gib: that a pass may take; None: half of what is free on the device.
         max_megapixels: largest image file that is decoded; None: any.
-        min_score: least score of an object.
+        min_score: least score of an object; None takes `default_score`.
 
     Raises:
         OptionError: no such precision, or a score out of range.
     """
+
+    default_score = 0.0
 
     def __init__(
         self,
@@ -94,8 +96,9 @@ class DetectingPredictor:
         precision: str = "fp32",
         max_memory_gib: float | None = None,
         max_megapixels: float | None = MAX_MEGAPIXELS,
-        min_score: float = 0.0,
+        min_score: float | None = None,
     ) -> None:
+        min_score = self.default_score if min_score is None else min_score
         if not 0 <= min_score <= 1:
             raise OptionError(f"min_score is {min_score}: give a score within 0..1")
         self.device = torch.device(device)

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
@@ -62,7 +62,7 @@ class Detections:
         owner, row, column = rle.decode_pixels(self.counts, *self.size)
         bounds = np.searchsorted(owner, np.arange(len(self) + 1))
         found = []
-        for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        for start, stop in pairwise(bounds.tolist()):
             rows, columns = row[start:stop], column[start:stop]
             top, left = int(rows.min()), int(columns.min())
             window = np.zeros((int(rows.max()) - top + 1, int(columns.max()) - left + 1), bool)

@@ -172,7 +172,7 @@ def _line(entry: Mapping[str, Any]) -> str:
 def pad(values: Sequence[Any], shape: tuple[int, ...], dtype: type) -> Any:
     """Arrays [n, ...] of unlike lengths as one [N, longest, ...], filled up with zeros."""
     longest = max((len(value) for value in values), default=0)
-    joined = np.zeros((len(values), longest, *shape), dtype=dtype)
+    joined: Any = np.zeros((len(values), longest, *shape), dtype=dtype)
     for place, value in zip(joined, values, strict=True):
         place[: len(value)] = value
     return joined

@@ -44,7 +44,9 @@ def predicted_shapes(prediction: InstancePrediction, classes: Sequence[str]) -> 
     ]
 
 
-def as_detections(label: ObjectLabel, things: Sequence[bool]) -> tuple[Detections, NDArray[bool]]:
+def as_detections(
+    label: ObjectLabel, things: Sequence[bool]
+) -> tuple[Detections, NDArray[np.bool_]]:
     """The true objects as if they had been found, small ones first; which are crowds."""
     labels = thing_labels(things)
     seen = sorted((one for one in label.instances if one.area > 0), key=lambda one: one.area)

@@ -14,11 +14,12 @@ from segcore.metrics import (
     InstanceRecord,
     match_bowl,
     match_image,
+    precision_table,
     weighted_ap,
     weighted_ar,
     weighted_bowl,
 )
-from segcore.metrics.nuclei import image_scores
+from segcore.metrics.records import mean_defined
 
 Floats = NDArray[np.float64]
 
@@ -101,15 +102,15 @@ def read(table: pa.Table) -> ObjectRecords:
     Raises:
         ValueError: they are no such records.
     """
-    kinds = {"precision": InstanceRecord, "recall": InstanceRecord, "bowl": BowlRecord}
     try:
-        found = {
-            name: [kind.from_bytes(data) for data in table.column(name).to_pylist()]
-            for name, kind in kinds.items()
-        }
+        precision, recall, bowl = (table.column(name).to_pylist() for name, _ in COLUMNS)
+        return ObjectRecords(
+            [InstanceRecord.from_bytes(data) for data in precision],
+            [InstanceRecord.from_bytes(data) for data in recall],
+            [BowlRecord.from_bytes(data) for data in bowl],
+        )
     except (DataError, KeyError, TypeError) as error:
         raise ValueError(f"no records of objects: {error}") from error
-    return ObjectRecords(**found)  # type: ignore[arg-type]
 
 
 def figures(records: ObjectRecords, weights: Floats) -> dict[str, Floats]:
@@ -122,7 +123,12 @@ def figures(records: ObjectRecords, weights: Floats) -> dict[str, Floats]:
 
 
 def scores(records: ObjectRecords) -> Floats:
-    """The Bowl's score [B] of each image; NaN where nothing is and nothing was found."""
-    values = image_scores(records.bowl)
-    nothing = [not (one.tp + one.fp + one.fn).any() for one in records.bowl]
-    return np.where(np.array(nothing, dtype=bool), np.nan, values)
+    """AP [B] of each image by itself; NaN of one without objects, 0 if any were found there."""
+    values = np.full(len(records), np.nan)
+    for index, record in enumerate(records):
+        table = precision_table([record.precision], np.ones((1, 1)), limits=())
+        if len(table.labels):
+            values[index] = mean_defined(table.ap[0, :, 0].ravel())
+        elif record.bowl.fp.any():
+            values[index] = 0.0
+    return values

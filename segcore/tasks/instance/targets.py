@@ -7,6 +7,7 @@ that of a class map, however many objects there are, and each comes out as its o
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -134,7 +135,7 @@ def draw_layers(instances: Sequence[Instance], size: Size) -> Ids:
     if (flat[0, place] != owner + 1).any():
         flat[:] = 0
         bounds = np.searchsorted(owner, np.arange(len(instances) + 1))
-        for index, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for index, (start, stop) in enumerate(pairwise(bounds.tolist())):
             pixels = place[start:stop]
             free = np.flatnonzero(~flat[:, pixels].any(axis=1))
             if not free.size:
@@ -172,10 +173,11 @@ def objects_of(
     for side, values in enumerate((column, row)):
         np.minimum.at(boxes[:, side], owner, values)
         np.maximum.at(boxes[:, side + 2], owner, values + 1)
+    chosen = [instances[i] for i in kept.tolist()]
     return {
         "boxes": torch.from_numpy(boxes),
-        "labels": torch.tensor([labels[instances[i].category] for i in kept], dtype=torch.int64),
+        "labels": torch.tensor([labels[one.category] for one in chosen], dtype=torch.int64),
         "masks": torch.from_numpy(masks),
-        "iscrowd": torch.tensor([instances[i].iscrowd for i in kept], dtype=torch.uint8),
+        "iscrowd": torch.tensor([one.iscrowd for one in chosen], dtype=torch.uint8),
         "area": torch.from_numpy(areas[kept].astype(np.float32)),
     }
