@@ -7,8 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from segcore.data.objects import compact_ids, instance_of, instances_of_ranks, touching
-from segcore.data.sample import Instance
 from segcore.data.instances import (
     drop_vanished,
     id_map,
@@ -17,6 +15,8 @@ from segcore.data.instances import (
     stuff_labels,
     thing_labels,
 )
+from segcore.data.objects import compact_ids, instance_of, instances_of_ranks, touching
+from segcore.data.sample import Instance
 from segcore.errors import DataError, ShapeError
 from segcore.inference import rle
 

@@ -34,7 +34,11 @@ class DetectionNetwork(Network):
         """Outputs of uint8 images [H, W, C] of any sizes, boxes and masks at each image's own."""
         inputs, sizes = [], []
         for image in images:
-            x = torch.from_numpy(np.ascontiguousarray(image)).to(self.device).permute(2, 0, 1)
+            x = (
+                torch.from_numpy(np.require(image, requirements=["C", "W"]))
+                .to(self.device)
+                .permute(2, 0, 1)
+            )
             x = ((x.float() - self._mean[0]) / self._std[0]).contiguous()
             size = (x.shape[-2], x.shape[-1])
             right, bottom = max(0, MIN_SIDE - size[1]), max(0, MIN_SIDE - size[0])

@@ -126,7 +126,7 @@ def scores(records: ObjectRecords) -> Floats:
     """AP [B] of each image by itself; NaN of one without objects, 0 if any were found there."""
     values = np.full(len(records), np.nan)
     for index, record in enumerate(records):
-        table = precision_table([record.precision], np.ones((1, 1)), limits=())
+        table = precision_table([record.precision], np.ones((1, 1)), limits=(1,))
         if len(table.labels):
             values[index] = mean_defined(table.ap[0, :, 0].ravel())
         elif record.bowl.fp.any():

@@ -54,7 +54,7 @@ def shown_labels(found: ObjectRecords, data: Described) -> list[int]:
 
 
 def _by_class(found: ObjectRecords, labels: Sequence[int]) -> dict[int, dict[str, float]]:
-    table = precision_table(found.precision, np.ones((1, len(found))), limits=())
+    table = precision_table(found.precision, np.ones((1, len(found))), limits=(1,))
     place = {int(label): index for index, label in enumerate(table.labels)}
     rows = {}
     for label in labels:

@@ -142,15 +142,14 @@ class PanopticKind(Kind):
         names = (("pq", "PQ"), ("sq", "SQ"), ("rq", "RQ"))
         share = (counts / max(1, counts.sum())).tolist()
         return ClassTable(
-            [f"{name} ({'thing' if thing else 'stuff'})"
-             for name, thing in zip(data.classes, data.things, strict=True)],
+            data.classes,
             data.palette,
             [
                 *(Column(key, name, own[key]) for key, name in names),
                 Column("segment_share", "segments", share, is_share=True),
             ],
             champion=None if other is None else other.table(data)["pq"],
-        )  # fmt: skip
+        )
 
     def overlay(self, image: ImageArray, prediction: Panoptic, spec: PackageSpec) -> Image.Image:
         """Stuff in its class's colour, things in shades of theirs."""
