@@ -158,6 +158,17 @@ def test_crowd_is_a_region_to_ignore() -> None:
     assert counted.compute()["ap"] < 0.5
 
 
+def test_of_equal_overlaps_the_later_object_is_taken() -> None:
+    """As COCOeval does: the first detection overlaps both by half, the second is one of them."""
+    left, right = [0, 0, 10, 10], [10, 0, 20, 10]
+    pred = boxes_image([[0, 0, 20, 10], left], scores=[0.9, 0.8])
+    recalls = []
+    for truths in ([left, right], [right, left]):
+        record = match_image(pred, boxes_image(truths), iou_type="bbox")
+        recalls.append(precision_table([record], [[1]]).recall[0, 0, 0, 0])
+    assert recalls == [1.0, 0.5]
+
+
 def test_nothing_at_all() -> None:
     metric = MeanAveragePrecision("bbox")
     assert metric.compute()["stats"].tolist() == [-1.0] * 12
