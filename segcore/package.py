@@ -112,7 +112,8 @@ def load_package(
         )
     try:
         kind = get_kind(spec.task)
-        model = create_model(spec.architecture, **kind.model_facts(spec), **spec.options)
+        built: dict[str, Any] = {**kind.model_facts(spec), **spec.options}
+        model = create_model(spec.architecture, **built)
     except (UnknownNameError, OptionError) as error:
         raise PackageError(
             f"{path / DESCRIPTION}: {error}; it was saved by segcore "

@@ -114,7 +114,7 @@ def histogram_svg(
     width, height = 30, 120
     bars = "".join(
         f'<rect x="{20 + width * i + 2}" y="{20 + height * (1 - n / top):.1f}" '
-        f'width="{width - 4}" height="{height * n / top:.1f}" rx="2"><title>{n} images, mIoU '
+        f'width="{width - 4}" height="{height * n / top:.1f}" rx="2"><title>{n} images, {label} '
         f"{i / BINS:.2f}-{(i + 1) / BINS:.2f}</title></rect>"
         for i, n in enumerate(counts[0])
     )

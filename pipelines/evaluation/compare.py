@@ -103,7 +103,7 @@ def _score(
         return None
     device, machine = best_device(), describe_machine()
     precision = choose_precision(settings.precision, machine)
-    options = {"crf": settings.crf.build()} if settings.crf else {}
+    options: dict[str, Any] = {"crf": settings.crf.build()} if settings.crf else {}
     predictor = load_package(folder, device=device, precision=precision, **options)
     names = dataset.split("test").ids
     ids = [names[row] for row in rows]

@@ -98,7 +98,9 @@ def write(folder: Path, rows: Iterable[Row], columns: Iterable[tuple[str, pa.Dat
         columns: those of the kind of task; a row without them has empty lists and nulls there.
     """
     own = pa.schema(columns)
-    empty = {field.name: [] if pa.types.is_nested(field.type) else None for field in own}
+    empty: dict[str, Any] = {
+        field.name: [] if pa.types.is_nested(field.type) else None for field in own
+    }
     records = [record(row, empty) for row in sorted(rows, key=lambda row: row.path)]
     schema = pa.schema([*BEFORE, *own, *AFTER])
     buffer = io.BytesIO()

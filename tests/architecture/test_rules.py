@@ -40,3 +40,12 @@ def test_lock_names_no_index_and_pins_every_hash() -> None:
     requirements = [line for line in lock.splitlines() if "==" in line and line[0].isalnum()]
     assert len(requirements) > 100
     assert all(line.endswith("\\") for line in requirements)
+
+
+@pytest.mark.parametrize("file", CODE, ids=lambda file: str(file.relative_to(ROOT)))
+def test_nobody_asks_which_kind_of_task_it_is(file: Path) -> None:
+    kinds = {"semantic", "instance", "panoptic", "semi_supervised"}
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Compare):
+            named = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+            assert not named & kinds, f"line {node.lineno}: ask a Kind (segcore/tasks/kind.py)"
