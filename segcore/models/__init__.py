@@ -29,6 +29,7 @@ MODELS: dict[str, str] = {
     "fcn_small": "segcore.models.semantic.compact:fcn_small",
     "gfrnet": "segcore.models.semantic.gfrnet:gfrnet",
     "linknet": "segcore.models.semantic.linknet:linknet",
+    "mask_rcnn": "segcore.models.instance.mask_rcnn:mask_rcnn",
     "pspnet": "segcore.models.semantic.pspnet:pspnet",
     "refinenet": "segcore.models.semantic.refinenet:refinenet",
     "residual_unet": "segcore.models.semantic.residual_unet:residual_unet",
