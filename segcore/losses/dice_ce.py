@@ -7,6 +7,7 @@ from torch import Tensor
 
 from segcore.losses.cross_entropy import cross_entropy
 from segcore.losses.dice import dice
+from segcore.losses.joint import JointLoss, Weights
 
 
 def dice_ce(
@@ -31,6 +32,10 @@ def dice_ce(
         target: [N, *] integer
         returns: scalar; 0 where no pixel is labelled
     """
+    if denominator == "sum" and label_smoothing == 0 and logits.shape[1] > 1:
+        weights = Weights(dice_weight, ce_weight, smooth, class_weights)
+        joint: Tensor = JointLoss.apply(logits, target, ignore_index, weights)
+        return joint
     pixelwise = cross_entropy(
         logits,
         target,

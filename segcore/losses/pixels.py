@@ -45,24 +45,38 @@ def labelled(logits: Tensor, target: Tensor, ignore_index: int) -> Pixels:
         DataError: target holds an id that is neither a class nor ignore_index. Checked on the CPU
             only; on an accelerator the kernels' own device assertion stops the run.
     """
-    if logits.dim() < 2 or target.shape != (logits.shape[0], *logits.shape[2:]):
-        raise ShapeError(
-            f"logits are {tuple(logits.shape)} and target is {tuple(target.shape)}: "
-            "give logits [N, K, H, W] and target [N, H, W]"
-        )
+    check_shapes(logits, target)
     if logits.dtype != torch.float64:
         logits = logits.float()
     valid = target != ignore_index
     target = target.long().masked_fill(~valid, 0)
     binary = logits.shape[1] == 1
-    _check_range(target, 2 if binary else logits.shape[1], ignore_index)
+    check_range(target, 2 if binary else logits.shape[1], ignore_index)
     logits = logits.masked_fill(~valid.unsqueeze(1), 0.0)
     if binary:
         logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
     return Pixels(logits, target, valid, binary)
 
 
-def _check_range(target: Tensor, num_classes: int, ignore_index: int) -> None:
+def check_shapes(logits: Tensor, target: Tensor) -> None:
+    """Refuse logits and a target that do not belong together.
+
+    Raises:
+        ShapeError: says both shapes.
+    """
+    if logits.dim() < 2 or target.shape != (logits.shape[0], *logits.shape[2:]):
+        raise ShapeError(
+            f"logits are {tuple(logits.shape)} and target is {tuple(target.shape)}: "
+            "give logits [N, K, H, W] and target [N, H, W]"
+        )
+
+
+def check_range(target: Tensor, num_classes: int, ignore_index: int) -> None:
+    """Refuse ids that are no class, where looking costs nothing: on the CPU.
+
+    Raises:
+        DataError: names the id.
+    """
     if target.device.type != "cpu" or target.numel() == 0 or torch.compiler.is_compiling():
         return
     low, high = (int(bound) for bound in torch.aminmax(target))

@@ -15,6 +15,9 @@ from segcore.losses import (
     create_loss,
     signed_distances,
 )
+from segcore.losses.cross_entropy import cross_entropy
+from segcore.losses.dice import dice
+from segcore.losses.dice_ce import dice_ce
 
 
 def batch(
@@ -160,6 +163,28 @@ def test_focal_without_gamma_is_scaled_cross_entropy() -> None:
     logits, target = batch(4)
     focal = create_loss("focal", num_classes=4, gamma=0.0, alpha=0.25)(logits, target)
     torch.testing.assert_close(focal, 0.25 * F.cross_entropy(logits, target, ignore_index=255))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("ignored", [0.0, 0.4, 1.0])
+def test_dice_ce_in_one_pass_has_the_gradient_of_its_parts(weighted: bool, ignored: float) -> None:
+    torch.manual_seed(3)
+    logits = torch.randn(2, 5, 6, 7, dtype=torch.float64)
+    target = torch.randint(0, 4, (2, 6, 7))  # class 4 is absent
+    target[torch.rand(2, 6, 7) < ignored] = 255
+    if ignored == 0.4:
+        logits.masked_fill_((target == 255).unsqueeze(1), float("nan"))
+    weights = torch.rand(5) if weighted else None
+    gradients = []
+    for function in (
+        lambda z: dice_ce(z, target, class_weights=weights, dice_weight=0.7, ce_weight=1.3),
+        lambda z: 1.3 * cross_entropy(z, target, class_weights=weights) + 0.7 * dice(z, target),
+    ):
+        leaf = logits.clone().requires_grad_()
+        loss = function(leaf)
+        loss.backward()
+        gradients.append((loss.detach(), leaf.grad))
+    torch.testing.assert_close(gradients[0], gradients[1])
 
 
 def test_dice_ce_is_the_sum_of_its_parts() -> None:

@@ -48,7 +48,7 @@ class Anchors:
             )
         self.sizes = tuple(tuple(level) for level in sizes)
         self.per_cell = len(self.sizes[0]) * len(ratios)
-        self._cells = [cell_anchors(level, ratios) for level in self.sizes]
+        self.ratios = tuple(ratios)
 
     def __call__(self, features: Sequence[Tensor], size: tuple[int, int]) -> list[Tensor]:
         """Anchors [H * W * per_cell, 4] of each feature map [N, C, H, W] of an image of `size`.
@@ -58,18 +58,18 @@ class Anchors:
         Raises:
             OptionError: there are more or fewer levels than `sizes`.
         """
-        if len(features) != len(self._cells):
+        if len(features) != len(self.sizes):
             raise OptionError(
-                f"anchor_sizes has {len(self._cells)} levels, the network has {len(features)}: "
+                f"anchor_sizes has {len(self.sizes)} levels, the network has {len(features)}: "
                 "give one tuple of sizes for each"
             )
-        return [self._level(c, f, size) for c, f in zip(self._cells, features, strict=True)]
+        return [self._level(s, f, size) for s, f in zip(self.sizes, features, strict=True)]
 
-    @staticmethod
-    def _level(cells: Tensor, feature: Tensor, size: tuple[int, int]) -> Tensor:
+    def _level(self, sizes: Sequence[float], feature: Tensor, size: tuple[int, int]) -> Tensor:
         height, width = feature.shape[2:]
         device = feature.device
+        cells = cell_anchors(sizes, self.ratios).to(device)
         y = torch.arange(height, device=device, dtype=torch.float32) * (size[0] // height)
         x = torch.arange(width, device=device, dtype=torch.float32) * (size[1] // width)
         at = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flip(-1).reshape(-1, 1, 2)
-        return (torch.cat([at, at], dim=-1) + cells.to(device)).reshape(-1, 4)
+        return (torch.cat([at, at], dim=-1) + cells).reshape(-1, 4)
