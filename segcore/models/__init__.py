@@ -18,16 +18,19 @@ MODELS: dict[str, str] = {
     "conv_stack": "segcore.models.semantic.conv_stack:conv_stack",
     "deconvnet": "segcore.models.semantic.deconvnet:deconvnet",
     "deeplab_largefov": "segcore.models.semantic.deeplab_largefov:deeplab_largefov",
+    "deepmask": "segcore.models.instance.deepmask:deepmask",
     "dilated": "segcore.models.semantic.dilated:dilated",
     "enet": "segcore.models.semantic.enet:enet",
     "fc_densenet103": "segcore.models.semantic.fc_densenet:fc_densenet103",
     "fc_densenet56": "segcore.models.semantic.fc_densenet:fc_densenet56",
     "fc_densenet67": "segcore.models.semantic.fc_densenet:fc_densenet67",
+    "fcis": "segcore.models.instance.fcis:fcis",
     "fcn16s": "segcore.models.semantic.fcn:fcn16s",
     "fcn32s": "segcore.models.semantic.fcn:fcn32s",
     "fcn8s": "segcore.models.semantic.fcn:fcn8s",
     "fcn_small": "segcore.models.semantic.compact:fcn_small",
     "gfrnet": "segcore.models.semantic.gfrnet:gfrnet",
+    "instance_fcn": "segcore.models.instance.instance_fcn:instance_fcn",
     "linknet": "segcore.models.semantic.linknet:linknet",
     "mask_rcnn": "segcore.models.instance.mask_rcnn:mask_rcnn",
     "panoptic_fpn": "segcore.models.panoptic.panoptic_fpn:panoptic_fpn",
@@ -40,6 +43,7 @@ MODELS: dict[str, str] = {
     "unet": "segcore.models.semantic.unet:unet",
     "unet3d": "segcore.models.semantic.unet3d:unet3d",
     "unet_small": "segcore.models.semantic.compact:unet_small",
+    "watershed": "segcore.models.instance.watershed:watershed",
 }
 
 TORCHVISION = "torchvision:"
