@@ -34,6 +34,7 @@ MODELS: dict[str, str] = {
     "linknet": "segcore.models.semantic.linknet:linknet",
     "mask_rcnn": "segcore.models.instance.mask_rcnn:mask_rcnn",
     "panoptic_fpn": "segcore.models.panoptic.panoptic_fpn:panoptic_fpn",
+    "mnc": "segcore.models.instance.mnc:mnc",
     "pspnet": "segcore.models.semantic.pspnet:pspnet",
     "refinenet": "segcore.models.semantic.refinenet:refinenet",
     "residual_unet": "segcore.models.semantic.residual_unet:residual_unet",
