@@ -114,9 +114,10 @@ def vote(masks: Tensor, boxes: Tensor, weights: Tensor, size: tuple[int, int]) -
     """
     weights = weights / weights.sum(1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
     voted = masks.new_zeros(len(weights), size[0] * size[1])
-    for start in range(0, len(masks), CHUNK):
-        part = slice(start, start + CHUNK)
-        voted += weights[:, part] @ paste_masks(masks[part], boxes[part], size).flatten(1)
+    with torch.autocast(masks.device.type, enabled=False):
+        for start in range(0, len(masks), CHUNK):
+            part = slice(start, start + CHUNK)
+            voted += weights[:, part] @ paste_masks(masks[part], boxes[part], size).flatten(1)
     return voted.view(-1, *size)
 
 

@@ -108,17 +108,14 @@ class CascadeHeads(nn.Module):
 
     def forward(self, features: Tensor, rois: Tensor) -> StageOutputs:
         """Outputs of RoIs [R, 5], with a gradient to their boxes, from [N, in_channels, H, W]."""
-        warped = roi_warp(features.float(), rois, ROI_SIZE, 1 / STRIDE)
-        masks = self.mask(warped).float().view(-1, 1, self.mask_size, self.mask_size)
+        warped = roi_warp(features, rois, ROI_SIZE, 1 / STRIDE)
+        masks = self.mask(warped).to(rois).view(-1, 1, self.mask_size, self.mask_size)
         masked = warped * resize(masks.sigmoid(), (ROI_SIZE, ROI_SIZE))
         joint = torch.cat([self.mask_path(masked), self.box_path(warped)], 1)
-        codes = self.code(joint).float()
-        return StageOutputs(
-            masks[:, 0],
-            self.box_score(joint).float(),
-            self.mask_score(joint).float(),
-            codes.view(len(codes), -1, 4),
+        box_logits, logits, codes = (
+            layer(joint).to(rois) for layer in (self.box_score, self.mask_score, self.code)
         )
+        return StageOutputs(masks[:, 0], box_logits, logits, codes.unflatten(1, (-1, 4)))
 
 
 def _pathway(in_channels: int, hidden: int) -> nn.Sequential:
