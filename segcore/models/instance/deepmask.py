@@ -37,8 +37,9 @@ CARDS = {
         published={"coco_ar_10": 12.6, "coco_ar_100": 24.5, "coco_ar_1000": 33.1},
         notes="Proposals without a class: num_classes changes nothing. A window is cut with one "
         "feature cell of context on each side, as the released code does, so that training sees "
-        "what dense evaluation does. heads='shared' is the released ResNet version: 17,363,713 "
-        "parameters for resnet50 and input_size=160.",
+        "what dense evaluation does. Mask targets are shares of the cells, not rounded. "
+        "heads='shared' is the released ResNet version: 17,363,713 parameters for resnet50 and "
+        "input_size=160.",
         min_size=64,
     )
 }
@@ -183,7 +184,7 @@ class DeepMask(nn.Module):
         crops = crop_windows(image, windows, o.input_size, margin=STRIDE / o.input_size)
         masks = crop_windows(target["masks"][owner], positive, o.mask_size, each=True)
         signs = torch.arange(len(windows), device=image.device) < len(positive)
-        return crops, (masks >= 0.5).float(), signs
+        return crops, masks, signs
 
     def features(self, x: Tensor) -> Tensor:
         """Features of stride 16 without the outermost cell, which is context."""

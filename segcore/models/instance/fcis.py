@@ -42,7 +42,7 @@ CARDS = {
         notes="The release's network of 51,856,392 parameters but for the objectness, which is one "
         "logit an anchor here and two there (4,617 fewer). Box regression is the release's: a "
         "background and an object code for all classes; the paper has one. Anchors are smaller "
-        "because images are not enlarged to 600 px.",
+        "because images are not enlarged to 600 px. Mask targets are shares of the bins.",
         min_size=64,
     )
 }
@@ -201,7 +201,7 @@ def roi_losses(scores: RoIScores, drawn: DrawnRoIs, targets: Sequence[Target]) -
         objects = drawn.objects[positive[own]]
         if len(own):
             truth[own] = crop_masks(target["masks"], objects, rois[own, 1:], inside.shape[-1])
-    mask = F.binary_cross_entropy_with_logits(inside, (truth >= 0.5).float(), reduction="none")
+    mask = F.binary_cross_entropy_with_logits(inside, truth, reduction="none")
     code = encode(drawn.boxes[positive], rois[:, 1:], BOX_WEIGHTS)
     box = F.smooth_l1_loss(scores.codes[positive], code, reduction="none")
     none = torch.zeros_like(scores.logits[:, 0])

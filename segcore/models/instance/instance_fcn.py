@@ -39,7 +39,8 @@ CARDS = {
         published={"voc2012_ar_10": 38.9, "voc2012_ar_100": 49.7, "voc2012_ar_1000": 52.6},
         notes="Proposals without a class: num_classes changes nothing. In training half of the "
         "images are rescaled so that an object drawn at random is at the canonical size, half by "
-        "one of `scales`. The mask loss is a mean, not a sum, over a window's pixels.",
+        "one of `scales`. The mask loss is a mean, not a sum, over a window's cells, "
+        "and their targets are the object's shares of them.",
         min_size=64,
     )
 }
@@ -178,7 +179,7 @@ class InstanceFCN(nn.Module):
         windows = self._windows(places[positive]) / to_scaled
         masks = crop_windows(target["masks"][own], windows, o.window, each=True)
         named = F.pad(places, (1, 0), value=index)
-        return named[positive], (masks >= 0.5).float(), named[negative]
+        return named[positive], masks, named[negative]
 
     def _corners(self, places: Tensor) -> Tensor:
         """(image, top, left) in map cells of windows centred at (image, row, column)."""

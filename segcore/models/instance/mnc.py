@@ -4,9 +4,8 @@ Reference: Dai, He & Sun 2016, Instance-aware Semantic Segmentation via Multi-ta
 arXiv:1512.04412; layers as the authors' release.
 """
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -196,13 +195,13 @@ class MNC(nn.Module):
         self, outputs: StageOutputs, drawn: DrawnRoIs, targets: Sequence[Target]
     ) -> dict[str, Tensor]:
         """Box and class of the boxes, masks of the positives, class of the masks."""
-        fixed = dataclasses.replace(drawn, rois=drawn.rois.detach())
+        fixed = replace(drawn, rois=drawn.rois.detach())
         positive = drawn.labels.nonzero()[:, 0]
         wanted = mask_labels(outputs.masks.detach(), fixed, targets)
         count = max(len(wanted), 1)
         category = F.cross_entropy(outputs.logits, wanted, reduction="sum") / count
         # The same mask for every class: the label only picks it.
-        own = dataclasses.replace(fixed, labels=torch.zeros_like(fixed.labels))
+        own = replace(fixed, labels=torch.zeros_like(fixed.labels))
         masks = mask_loss(outputs.masks[positive, None], own, positive, targets)
         return {
             **box_losses(outputs.box_logits, outputs.codes, fixed, BOX_WEIGHTS),
