@@ -70,7 +70,20 @@ OPTIONS["mnc"] = {
 }
 OPTIONS["panoptic_fpn"] = {**OPTIONS["mask_rcnn"], "num_stuff": STUFF}
 # Options of the overfitting test beside those.
-OVERFIT: dict[str, dict[str, Any]] = {}
+OVERFIT: dict[str, dict[str, Any]] = {
+    # Masks are cut at one half here, where the true border of a known picture lies.
+    "deepmask": {"mask_threshold": 0.5, "scales": (1.0, 1.41, 2.0)},
+    "instance_fcn": {"grid": 5, "window": 11, "scales": (1.7, 2.4)},
+    # Its boxes are rounded to 16 px, so the objects are enlarged to some cells.
+    "fcis": {
+        "min_size": 224,
+        "hidden": 128,
+        "grid": 5,
+        "roi_size": 15,
+        "anchor_sizes": ((48, 80),),
+    },
+    "mnc": {"hidden": 128, "mask_hidden": 128, "anchor_sizes": ((16, 32),)},
+}
 # What proposal models (class-agnostic, judged by recall) are called.
 PROPOSAL_MODELS = {"deepmask", "instance_fcn"} & set(NAMES)
 
