@@ -37,7 +37,8 @@ def squares(*boxes: tuple[int, int, int, int], side: int = 64) -> dict[str, Tens
     for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
         mask[y0:y1, x0:x1] = 1
     labels = torch.ones(len(boxes), dtype=torch.int64)
-    return {"boxes": torch.tensor(boxes, dtype=torch.float32), "labels": labels, "masks": masks}
+    corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    return {"boxes": corners, "labels": labels, "masks": masks}
 
 
 def test_deepmask_as_released_has_the_released_count() -> None:
