@@ -2,6 +2,7 @@
 
 The watershed is the minimum spanning forest rooted in the markers, of a well-kept library's
 spanning tree: each pixel goes to the marker from which the path with the lowest pass leads to it.
+scipy's own watershed_ift follows differences of neighbours and so cuts a smooth ridge at its flank.
 
 References: Cousty et al. 2009, Watershed Cuts, doi:10.1109/TPAMI.2008.173;
 Ronneberger, Fischer & Brox 2015, arXiv:1505.04597 (borders that keep touching cells apart).
