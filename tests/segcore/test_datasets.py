@@ -276,6 +276,7 @@ def test_nuclei_are_what_their_description_says(tmp_path: Path) -> None:
     image = next(iter(dataset.samples())).image
     assert isinstance(image, Path)
     with Image.open(image) as opened:
+        opened.load()
         opened.save(image, compress_level=1)  # other bytes of the same pixels are right as well
     archive = replace(ARCHIVE, file="elsewhere", others=())
     install(archive, DataSource(raw=tmp_path / "raw"), silent)
