@@ -135,7 +135,8 @@ class PanopticObjects:
         found, ranks = compact_ids(ids)
         segments = self._segments(flaws)
         classes = np.full(found.size + 1, self.ignore_index, dtype=np.uint8)
-        crowds, categories = [False] * found.size, [None] * found.size
+        crowds = [False] * found.size
+        categories: list[int | None] = [None] * found.size
         for rank, number in enumerate(found.tolist()):
             segment = segments.pop(number, None)
             if segment is None:

@@ -104,7 +104,7 @@ class IdFolder:
         ]
         covered, total = np.zeros(256, dtype=np.int64), np.zeros(256, dtype=np.int64)
         with ThreadPoolExecutor(8) as pool:
-            for votes in pool.map(lambda pair: _read_votes(*pair, info), pairs):
+            for votes in pool.map(lambda pair: _read_votes(pair[0], pair[1], info), pairs):
                 if votes is not None:
                     best = votes[1:].argmax(axis=1)
                     np.add.at(covered, best, votes[1:].max(axis=1))

@@ -51,7 +51,8 @@ def encode_window(window: NDArray[np.bool_], corner: tuple[int, int], size: tupl
     joined[2::2] = joined[1:-1:2]
     edges = edges[~joined]
     last = [] if edges.size and edges[-1] == total else [total]
-    runs = np.diff(np.concatenate([[0], edges, last]).astype(np.int64))
+    ends: Ints = np.concatenate([[0], edges, last]).astype(np.int64)
+    runs = ends[1:] - ends[:-1]
     deltas = runs.copy()
     deltas[3:] -= runs[1:-2]
     return _pack(deltas)
