@@ -74,7 +74,9 @@ def write(path: Path, splits: Mapping[str, Sequence[str]]) -> Any:
     return segcore.open_shards(path)
 
 
-def spec(task: str, architecture: str, **options: Any) -> segcore.PackageSpec:
+def spec(
+    task: str, architecture: str, *, ignore_index: int = 255, **options: Any
+) -> segcore.PackageSpec:
     """What a package of a model on these shards says."""
     return segcore.PackageSpec(
         architecture=architecture,
@@ -83,6 +85,7 @@ def spec(task: str, architecture: str, **options: Any) -> segcore.PackageSpec:
         classes=CLASSES,
         palette=PALETTE,
         things=THINGS,
+        ignore_index=ignore_index,
         mean=(0.4, 0.4, 0.4),
         std=(0.2, 0.2, 0.2),
         task=task,

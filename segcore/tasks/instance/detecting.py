@@ -108,7 +108,7 @@ class DetectingPredictor:
         self.device = torch.device(device)
         self.network = DetectionNetwork(model, spec, device=self.device, precision=precision)
         self.model = self.network.model
-        self.class_agnostic = bool(getattr(self.model, "proposals", False))
+        self.class_agnostic = getattr(self.model, "proposals", False) is True
         self.precision = precision
         self.spec = spec
         self.digest = digest

@@ -104,7 +104,7 @@ class InstanceTask(Task):
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Detections]:
         """The objects of each image."""
-        agnostic = bool(getattr(model, "proposals", False))
+        agnostic = getattr(model, "proposals", False) is True
         pairs = zip(self.outputs(model, batch), batch["image"], strict=True)
         return [
             compress(output, (image.shape[-2], image.shape[-1]), class_agnostic=agnostic)
