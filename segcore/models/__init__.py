@@ -18,17 +18,23 @@ MODELS: dict[str, str] = {
     "conv_stack": "segcore.models.semantic.conv_stack:conv_stack",
     "deconvnet": "segcore.models.semantic.deconvnet:deconvnet",
     "deeplab_largefov": "segcore.models.semantic.deeplab_largefov:deeplab_largefov",
+    "deepmask": "segcore.models.instance.deepmask:deepmask",
     "dilated": "segcore.models.semantic.dilated:dilated",
     "enet": "segcore.models.semantic.enet:enet",
     "fc_densenet103": "segcore.models.semantic.fc_densenet:fc_densenet103",
     "fc_densenet56": "segcore.models.semantic.fc_densenet:fc_densenet56",
     "fc_densenet67": "segcore.models.semantic.fc_densenet:fc_densenet67",
+    "fcis": "segcore.models.instance.fcis:fcis",
     "fcn16s": "segcore.models.semantic.fcn:fcn16s",
     "fcn32s": "segcore.models.semantic.fcn:fcn32s",
     "fcn8s": "segcore.models.semantic.fcn:fcn8s",
     "fcn_small": "segcore.models.semantic.compact:fcn_small",
     "gfrnet": "segcore.models.semantic.gfrnet:gfrnet",
+    "instance_fcn": "segcore.models.instance.instance_fcn:instance_fcn",
     "linknet": "segcore.models.semantic.linknet:linknet",
+    "mask_rcnn": "segcore.models.instance.mask_rcnn:mask_rcnn",
+    "mnc": "segcore.models.instance.mnc:mnc",
+    "panoptic_fpn": "segcore.models.panoptic.panoptic_fpn:panoptic_fpn",
     "pspnet": "segcore.models.semantic.pspnet:pspnet",
     "refinenet": "segcore.models.semantic.refinenet:refinenet",
     "residual_unet": "segcore.models.semantic.residual_unet:residual_unet",
@@ -38,6 +44,7 @@ MODELS: dict[str, str] = {
     "unet": "segcore.models.semantic.unet:unet",
     "unet3d": "segcore.models.semantic.unet3d:unet3d",
     "unet_small": "segcore.models.semantic.compact:unet_small",
+    "watershed": "segcore.models.instance.watershed:watershed",
 }
 
 TORCHVISION = "torchvision:"
@@ -86,15 +93,18 @@ def create_model(
 
     Args:
         name: one of `list_models()`, or "torchvision:<builder>".
-        num_classes: channels of the logits, at least 1.
+        num_classes: channels of the logits, at least 1; of instance and panoptic models the
+            things with background, at least 2.
         in_channels: channels of the images, at least 1.
         pretrained: True loads ImageNet weights into the backbone; a path loads your checkpoint
             (safetensors or a state_dict).
         options: keyword options of the architecture; `model_options` lists them.
 
     Returns:
-        A module of images [N, in_channels, H, W] (H, W >= 32) to
-        {"out": logits [N, num_classes, H, W], optional "aux"}.
+        For semantic models a module of images [N, in_channels, H, W] (H, W >= 32) to
+        {"out": logits [N, num_classes, H, W], optional "aux"}. For instance and panoptic ones
+        torchvision's detection convention: a list of images [in_channels, H, W] and a list of
+        targets to a dict of losses in training, a list of detections in eval.
 
     Raises:
         UnknownNameError: no architecture has this name.
@@ -122,9 +132,9 @@ def create_model(
 
 def _builder(name: str) -> Callable[..., nn.Module]:
     if name.startswith(TORCHVISION):
-        from segcore.models.torchvision_models import semantic_builder
+        from segcore.models.torchvision_models import torchvision_builder
 
-        return semantic_builder(name.removeprefix(TORCHVISION))
+        return torchvision_builder(name.removeprefix(TORCHVISION))
     module, attribute = _locate(name)
     builder: Callable[..., nn.Module] = getattr(module, attribute)
     return builder
