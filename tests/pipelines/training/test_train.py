@@ -188,9 +188,10 @@ def test_an_error_in_training_is_one_line_and_one_process_needs_no_ray(workspace
     assert len(errors) == 1
     assert "is not finite by step" in errors[0]
     lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
-    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
-    assert "torch" in imported
-    assert "ray" not in imported
+    imported = [line.rpartition("|")[2].strip() for line in lines]
+    assert not [name for name in imported if name.partition(".")[0] == "ray"]
+    # MLflow, which the first steps can do without, does not hold up what they need.
+    assert imported.index("torch._dynamo") < imported.index("mlflow")
 
 
 def test_server_lost_at_the_end_leaves_the_package_and_says_so(
