@@ -128,6 +128,18 @@ def test_norms_of_another_kind_are_left_to_their_modules() -> None:
     assert len(grads) == len(list(model.parameters()))
 
 
+def test_frozen_norms_use_and_keep_their_averages() -> None:
+    model = network(dropout=0.0)
+    x = torch.randn(1, 3, 64, 64)
+    expected = model.eval()(x)["out"]
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    out, _ = step(model, x)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_training_keeps_little_more_than_the_stack() -> None:
     dense = block(6, 0.0, torch.float32).train()
     x = torch.randn(1, IN_CHANNELS, 32, 32, requires_grad=True)

@@ -111,8 +111,13 @@ class DenseBlock(nn.Module):
             or not torch.is_grad_enabled()
             or torch.compiler.is_compiling()
             or x.device.type == "meta"
-            or any(type(layer[0]) is not nn.BatchNorm2d for layer in self.layers)
+            or not all(_has_batch_statistics(layer[0]) for layer in self.layers)
         )
+
+
+def _has_batch_statistics(norm: nn.Module) -> bool:
+    """Whether a norm is an ordinary batch norm in training: not frozen, not shared by workers."""
+    return type(norm) is nn.BatchNorm2d and norm.training and norm.affine
 
 
 class TransitionDown(nn.Sequential):
