@@ -73,9 +73,9 @@ class Run:
         self._begun.set()
 
     @property
-    def is_open(self) -> bool:
-        """Whether the run is open, or has failed to."""
-        return self._opened.done()
+    def begun(self) -> bool:
+        """Whether MLflow is being imported, or is there."""
+        return self._begun.is_set()
 
     @property
     def id(self) -> str:
@@ -249,7 +249,7 @@ def open_run(
     opened.log_params(params.flat())
     monitor = None
     if params.tracking.system_metrics:
-        monitor = SystemMetrics(opened.log_metrics, ready=lambda: opened.is_open)
+        monitor = SystemMetrics(opened.log_metrics, ready=lambda: opened.begun)
     status = "FAILED"
     try:
         yield opened

@@ -14,7 +14,7 @@ class SystemMetrics:
 
     Args:
         log: takes metrics by name and the seconds since the start.
-        ready: whether MLflow, whose sampler this uses, is imported; until then nothing is sampled.
+        ready: whether MLflow, whose sampler this uses, may be imported; nothing is sampled before.
     """
 
     def __init__(
