@@ -168,7 +168,7 @@ class GrowingStack(torch.autograd.Function):
                     0, tuple(g.to(p.dtype) for g, p in zip(sums, layers[index], strict=True))
                 )
             first = _settle(grad, stack, slice(0, plan.before(0)), mean, level, slope)
-        inputs = first.to(stack.dtype).split(plan.parts, dim=1)
+        inputs = torch.split(first.to(stack.dtype), list(plan.parts), dim=1)
         flat = [tensor for layer in grads for tensor in layer]
         return (None, *inputs, *[None] * count, *flat)
 

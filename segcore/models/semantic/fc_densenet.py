@@ -5,6 +5,7 @@ correct the paper's Table 2.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,17 +91,19 @@ class DenseBlock(nn.Module):
 
     def forward(self, *parts: Tensor) -> Tensor:
         if self._plain(parts[0]):
-            stack = list(parts)
+            maps = list(parts)
             for layer in self.layers:
-                stack.append(layer(torch.cat(stack, dim=1)))
-            return torch.cat(stack, dim=1)
-        layers, masks = [], []
-        for norm, _, conv, dropout in self.layers:  # type: ignore[misc]
-            layers.append((norm.weight, norm.bias, conv.weight, conv.bias))
-            masks.append(dropout(conv.weight.new_ones(len(parts[0]), conv.out_channels, 1, 1)))
-        norms = [layer[0] for layer in self.layers]  # type: ignore[index]
-        stack, mean, var = grow(parts, layers, masks=masks, eps=[norm.eps for norm in norms])
-        for norm in norms:
+                maps.append(layer(torch.cat(maps, dim=1)))
+            return torch.cat(maps, dim=1)
+        rows: list[list[Any]] = [list(layer.children()) for layer in self.layers]
+        masks = [
+            dropout(conv.weight.new_ones(len(parts[0]), conv.out_channels, 1, 1))
+            for _, _, conv, dropout in rows
+        ]
+        layers = [(norm.weight, norm.bias, conv.weight, conv.bias) for norm, _, conv, _ in rows]
+        eps = [norm.eps for norm, *_ in rows]
+        stack, mean, var = grow(parts, layers, masks=masks, eps=eps)
+        for norm, *_ in rows:
             remember(norm, mean, var, count=stack.numel() // stack.shape[1])
         return stack
 
@@ -111,7 +114,7 @@ class DenseBlock(nn.Module):
             or not torch.is_grad_enabled()
             or torch.compiler.is_compiling()
             or x.device.type == "meta"
-            or not all(_has_batch_statistics(layer[0]) for layer in self.layers)
+            or not all(_has_batch_statistics(next(layer.children())) for layer in self.layers)
         )
 
 
