@@ -213,7 +213,7 @@ def main() -> None:
                     run.log_artifact(file, kind)
 
     name, resume_id = names.train_name(params), state.recall().get("run_id")
-    with open_run("train", params, name=name, resume_id=resume_id) as run:
+    with open_run("train", params, name=name, resume_id=resume_id, later=True) as run:
         run.when_open(lambda run_id: state.remember({"run_id": run_id}))
         run.log_dataset(dataset.name, dataset.digest, path=shards, rows=len(dataset.split("train")))
         if storage.absolute(PLAN).is_file():
@@ -226,6 +226,7 @@ def main() -> None:
             max_minutes=params.train.max_minutes,
             headline=(kind.headline_label, f"val/{kind.headline}"),
             on_event=report,
+            on_start=run.begin,
         ):
             best = ray_train.run(train_worker, params, shards, state=state)
         register(params, save(params, dataset, best), run, best)

@@ -38,10 +38,10 @@ class Job:
 def run(worker: TrainWorker, params: Params, shards: Path, *, state: RunState) -> Best:
     """Train, resuming what an earlier process left in `state`, and return the best weights.
 
-    One process is used where no more can help (`cluster.num_workers: auto`, at most one GPU): no
-    cluster is started then. Else Ray starts workers, and again those that die, from the newest
-    checkpoint, up to `cluster.max_failures` times; an error that the user can mend is raised here
-    as it was there, without another try.
+    One process is used where no more can help (`cluster.num_workers: auto`, at most one GPU): this
+    one, without Ray, and an error is raised as it is. Else Ray starts workers, and again those that
+    die, from the newest checkpoint, up to `cluster.max_failures` times; an error that the user can
+    mend is raised here as it was there, without another try.
 
     Args:
         worker: the same code in every worker; knows nothing of Ray.
@@ -58,8 +58,17 @@ def run(worker: TrainWorker, params: Params, shards: Path, *, state: RunState) -
     job = Job(worker, params, shards, state)
     with ExitStack() as stack:
         workers, resources = _plan(params, stack)
-        _fit(job, workers, use_gpu=workers > 0 and resources.gpus > 0)
+        if workers:
+            _fit(job, workers, use_gpu=resources.gpus > 0)
+        else:
+            _alone(job)
     return state.best()
+
+
+def _alone(job: Job) -> None:
+    """Train in this process, where Ray, which takes seconds to import, has nothing to do."""
+    for epoch in job.worker(job.params, job.shards, job.state.folder, job.state.resume()):
+        job.state.keep(epoch, epoch.state())
 
 
 def _plan(params: Params, stack: ExitStack) -> tuple[int, session.Resources]:

@@ -14,7 +14,7 @@ from pipelines.params import Params
 from pipelines.storage import absolute
 from pipelines.tracking.connection import Connection, connect
 from pipelines.tracking.own_data import check_same_data, data_tags
-from pipelines.tracking.run import source_tags
+from pipelines.tracking.source import source_tags
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"

@@ -1,10 +1,9 @@
 """MLflow runs: one per stage, checked before any work and closed in its true state."""
 
-import getpass
 import os
 import re
-import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import TrackingError
 from pipelines.params import Params
-from pipelines.storage import absolute, root
+from pipelines.storage import absolute
 from pipelines.tracking.buffer import Buffer, replay
 from pipelines.tracking.connection import SQLITE, Connection, check, connect
+from pipelines.tracking.source import source_tags
 from pipelines.tracking.system_metrics import SystemMetrics
 
 if TYPE_CHECKING:
@@ -31,20 +31,26 @@ class Run:
     """An open MLflow run. What it logs survives an outage of the server; see `Buffer`.
 
     Everything happens in order in a thread of its own: importing MLflow and opening a database
-    take seconds that training need not wait for.
+    take seconds that training need not wait for. As other imports would have to wait for MLflow's,
+    that thread may be told to begin later.
 
     Args:
         opening: connects and gives the id of the run.
         buffers: folder of undelivered records.
+        later: open it at `begin`, or as soon as somebody asks for what only an open run has.
     """
 
-    def __init__(self, opening: Opening, buffers: Path) -> None:
+    def __init__(self, opening: Opening, buffers: Path, *, later: bool = False) -> None:
         self._buffers = buffers
+        self._begun = threading.Event()
+        if not later:
+            self._begun.set()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="tracking")
         self._failure: Exception | None = None
         self._opened = self._worker.submit(self._open, opening)
 
     def _open(self, opening: Opening) -> tuple[Connection, Buffer]:
+        self._begun.wait()
         connection, run_id = opening()
         return connection, Buffer(connection.client, run_id, self._buffers / run_id)
 
@@ -55,11 +61,21 @@ class Run:
         Raises:
             TrackingError: it could not be opened.
         """
+        self.begin()
         return self._opened.result()[0]
 
     @property
     def _buffer(self) -> Buffer:
         return self._opened.result()[1]
+
+    def begin(self) -> None:
+        """Open the run now, if that was put off; does not wait."""
+        self._begun.set()
+
+    @property
+    def begun(self) -> bool:
+        """Whether MLflow is being imported, or is there."""
+        return self._begun.is_set()
 
     @property
     def id(self) -> str:
@@ -68,6 +84,7 @@ class Run:
         Raises:
             TrackingError: it could not be opened.
         """
+        self.begin()
         return self._buffer.run_id
 
     def when_open(self, action: Callable[[str], None]) -> None:
@@ -163,6 +180,7 @@ class Run:
             TrackingError: the run was never opened.
         """
         end_ms = int(time.time() * 1000)
+        self.begin()
         self._append({"kind": "status", "status": status, "end_ms": end_ms})
         self._worker.shutdown(wait=True)
         if self._failure:
@@ -194,7 +212,12 @@ class Run:
 
 @contextmanager
 def open_run(
-    stage: str, params: Params, *, name: str | None = None, resume_id: str | None = None
+    stage: str,
+    params: Params,
+    *,
+    name: str | None = None,
+    resume_id: str | None = None,
+    later: bool = False,
 ) -> Iterator[Run]:
     """Open the MLflow run of a stage and close it in its true state.
 
@@ -204,6 +227,7 @@ def open_run(
         stage: of dvc.yaml; becomes the tag `dvc_stage`.
         name: shown in MLflow; the stage's name by default.
         resume_id: a run that was interrupted and goes on; a new one if the store has lost it.
+        later: put off what takes seconds until `begin`; a server is asked now all the same.
 
     Raises:
         TrackingError: the store is out of reach; raised before the block starts.
@@ -219,11 +243,13 @@ def open_run(
             connection, name or stage, {"dvc_stage": stage}, resume_id
         )
 
-    opened = Run(opening, buffers)
+    opened = Run(opening, buffers, later=later)
     if not uri.startswith(SQLITE):
         opened.connection  # noqa: B018 - a server may refuse: known before the work starts
     opened.log_params(params.flat())
-    monitor = SystemMetrics(opened.log_metrics) if params.tracking.system_metrics else None
+    monitor = None
+    if params.tracking.system_metrics:
+        monitor = SystemMetrics(opened.log_metrics, ready=lambda: opened.begun)
     status = "FAILED"
     try:
         yield opened
@@ -262,23 +288,6 @@ def start_or_resume(
     except MlflowException as error:
         raise TrackingError(f"MLflow at {connection.uri} opens no run: {error}") from error
     return str(created.info.run_id)
-
-
-def source_tags() -> dict[str, str]:
-    """Tags that name the code: git commit, command line, user."""
-    tags = {"mlflow.source.name": " ".join(sys.argv), "mlflow.source.type": "LOCAL"}
-    with suppress(OSError, KeyError):
-        tags["mlflow.user"] = getpass.getuser()
-    git = ["git", "-C", os.fspath(root())]
-    with suppress(OSError, subprocess.SubprocessError):
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, check=True)
-        changes = [*git, "status", "--porcelain", "--untracked-files=no"]
-        dirty = subprocess.run(changes, capture_output=True, check=True).stdout
-        tags["mlflow.source.git.commit"] = commit.stdout.decode().strip()
-        tags["git_dirty"] = str(bool(dirty.strip())).lower()
-    if experiment := os.environ.get("DVC_EXP_NAME"):
-        tags["dvc_experiment"] = experiment
-    return tags
 
 
 def _key(name: str) -> str:

@@ -14,10 +14,14 @@ class SystemMetrics:
 
     Args:
         log: takes metrics by name and the seconds since the start.
+        ready: whether MLflow, whose sampler this uses, may be imported; nothing is sampled before.
     """
 
-    def __init__(self, log: Callable[[dict[str, float], int], None]) -> None:
+    def __init__(
+        self, log: Callable[[dict[str, float], int], None], *, ready: Callable[[], bool]
+    ) -> None:
         self._log = log
+        self._ready = ready
         self._ending = threading.Event()
         self._start = time.monotonic()
         self._thread = threading.Thread(target=self._sample, name="system-metrics", daemon=True)
@@ -27,6 +31,8 @@ class SystemMetrics:
         sampler: Any = None
         wait_s = FIRST_S
         while not self._ending.wait(wait_s):
+            if not self._ready():
+                continue
             wait_s = INTERVAL_S
             sampler = sampler or _sampler()
             sampler.collect_metrics()

@@ -27,6 +27,7 @@ class Follower:
         max_minutes: the clock that ends it, if that does.
         headline: (name, key) of the metric that is shown beside the losses.
         on_event: called in a thread of its own, never twice for one step.
+        on_start: called there once, when the first batch has been read.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class Follower:
         max_minutes: float | None,
         headline: tuple[str, str],
         on_event: Callable[[Event], None],
+        on_start: Callable[[], None],
     ) -> None:
         self.state = state
         self.epochs = epochs
         self.max_minutes = max_minutes
         self.shown = (("loss", "train/loss"), ("val loss", "val/loss"), headline)
         self.on_event = on_event
+        self._on_start: Callable[[], None] | None = on_start
         self._old = len(state.events())
         self._done = 0
         self._start = time.monotonic()
@@ -80,6 +83,9 @@ class Follower:
         self._look()
 
     def _look(self) -> None:
+        if self._on_start and (self.state.folder / PROGRESS).is_file():
+            self._on_start()
+            self._on_start = None
         events = self.state.events()
         for index in range(self._done, len(events)):
             self._done = index + 1

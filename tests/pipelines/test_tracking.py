@@ -143,6 +143,22 @@ def test_interrupted_run_goes_on_and_a_lost_one_starts_anew(project: Params) -> 
     assert again.id == first.id != other.id
 
 
+def test_a_run_that_is_put_off_loses_nothing(project: Params) -> None:
+    with tracking.open_run("train", project, later=True) as run:
+        run.log_metrics({"loss": 1.0}, 1)
+        time.sleep(0.2)
+        assert not run.begun
+        run.begin()
+        run.log_metrics({"loss": 0.5}, 2)
+        client, run_id = run.connection.client, run.id
+    history = client.get_metric_history(run_id, "loss")
+    assert [(entry.step, entry.value) for entry in history] == [(1, 1.0), (2, 0.5)]
+    with tracking.open_run("train", project, later=True) as never_begun:
+        never_begun.set_tags({"quick": "yes"})
+    assert client.get_run(never_begun.id).data.tags["quick"] == "yes"
+    assert client.get_run(never_begun.id).info.status == "FINISHED"
+
+
 def test_children_are_nested(project: Params) -> None:
     with tracking.open_run("tune", project) as run:
         child = run.child("trial", params={"train.lr": 0.1})

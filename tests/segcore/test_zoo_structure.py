@@ -89,7 +89,7 @@ def test_fc_densenet_channels_at_each_level(
     enlarged: list[int] = []
     for block in model.modules():
         if isinstance(block, DenseBlock):
-            block.register_forward_hook(lambda _m, x, y: seen.append(x[0].shape[1] + y.shape[1]))
+            block.register_forward_hook(lambda _m, _x, y: seen.append(y.shape[1]))
     for transition in model.transitions_up:  # type: ignore[union-attr]
         transition.register_forward_hook(lambda _m, x, _y: enlarged.append(x[0].shape[1]))
     first = shapes_of([model.first])  # type: ignore[list-item]

@@ -5,6 +5,7 @@ correct the paper's Table 2.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from segcore.errors import OptionError
 from segcore.models.blocks import check_choice, check_images, init_subpixels, pad_to_multiple
 from segcore.models.card import ModelCard
+from segcore.models.growing_stack import grow, remember
 from segcore.models.upsampling import UPSAMPLINGS, create_upsample
 
 PAPER = (
@@ -75,22 +77,50 @@ class DenseBlock(nn.Module):
     """Each layer sees the block's input and the maps of all layers before it (Fig. 2).
 
     Shape:
-        x: [N, in_channels, H, W]
-        returns: the new maps alone, [N, layers * growth_rate, H, W]
+        parts: [N, any, H, W] each; together in_channels
+        returns: the whole stack, [N, in_channels + layers * growth_rate, H, W]
     """
 
     def __init__(self, in_channels: int, growth_rate: int, layers: int, dropout: float) -> None:
         super().__init__()
+        self.in_channels = in_channels
         self.layers = nn.ModuleList(
             DenseLayer(in_channels + index * growth_rate, growth_rate, dropout)
             for index in range(layers)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        new: list[Tensor] = []
-        for layer in self.layers:
-            new.append(layer(torch.cat([x, *new], dim=1)))
-        return torch.cat(new, dim=1)
+    def forward(self, *parts: Tensor) -> Tensor:
+        if self._plain(parts[0]):
+            maps = list(parts)
+            for layer in self.layers:
+                maps.append(layer(torch.cat(maps, dim=1)))
+            return torch.cat(maps, dim=1)
+        rows: list[list[Any]] = [list(layer.children()) for layer in self.layers]
+        masks = [
+            dropout(conv.weight.new_ones(len(parts[0]), conv.out_channels, 1, 1))
+            for _, _, conv, dropout in rows
+        ]
+        layers = [(norm.weight, norm.bias, conv.weight, conv.bias) for norm, _, conv, _ in rows]
+        eps = [norm.eps for norm, *_ in rows]
+        stack, mean, var = grow(parts, layers, masks=masks, eps=eps)
+        for norm, *_ in rows:
+            remember(norm, mean, var, count=stack.numel() // stack.shape[1])
+        return stack
+
+    def _plain(self, x: Tensor) -> bool:
+        """Whether to compute by modules: where nothing is to be saved, or others look on."""
+        return (
+            not self.training
+            or not torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or x.device.type == "meta"
+            or not all(_has_batch_statistics(next(layer.children())) for layer in self.layers)
+        )
+
+
+def _has_batch_statistics(norm: nn.Module) -> bool:
+    """Whether a norm is an ordinary batch norm in training: not frozen, not shared by workers."""
+    return type(norm) is nn.BatchNorm2d and norm.training and norm.affine
 
 
 class TransitionDown(nn.Sequential):
@@ -186,18 +216,19 @@ class FCDenseNet(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         height, width = check_images(x, self.in_channels)
         # 2 x 2 positions at the bottleneck keep batch norm defined for a batch of one.
-        x = self.first(pad_to_multiple(x, 1, minimum=64))
+        x = pad_to_multiple(x, 1, minimum=64)
+        if self.training:  # the layout of a `growing_stack`; on a CPU twice as fast in any case
+            x = x.contiguous(memory_format=torch.channels_last)
+        x = self.first(x)
         skips = []
         for block, transition in zip(self.down, self.transitions_down, strict=True):
-            x = torch.cat([x, block(x)], dim=1)
-            skips.append(x)
-            x = transition(x)
-        new = self.bottleneck(x)
-        for transition, block in zip(self.transitions_up, self.up, strict=True):
-            skip = skips.pop()
-            x = torch.cat([transition(new, skip), skip], dim=1)
-            new = block(x)
-        logits = self.classifier(torch.cat([x, new], dim=1))
+            skips.append(block(x))
+            x = transition(skips[-1])
+        stack, block = self.bottleneck(x), self.bottleneck
+        for transition, above in zip(self.transitions_up, self.up, strict=True):
+            new, skip = stack[:, block.in_channels :], skips.pop()
+            stack, block = above(transition(new, skip), skip), above
+        logits = self.classifier(stack)
         return {"out": logits[:, :, :height, :width]}
 
 
