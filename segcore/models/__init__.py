@@ -29,6 +29,8 @@ MODELS: dict[str, str] = {
     "fcn_small": "segcore.models.semantic.compact:fcn_small",
     "gfrnet": "segcore.models.semantic.gfrnet:gfrnet",
     "linknet": "segcore.models.semantic.linknet:linknet",
+    "mask_rcnn": "segcore.models.instance.mask_rcnn:mask_rcnn",
+    "panoptic_fpn": "segcore.models.panoptic.panoptic_fpn:panoptic_fpn",
     "pspnet": "segcore.models.semantic.pspnet:pspnet",
     "refinenet": "segcore.models.semantic.refinenet:refinenet",
     "residual_unet": "segcore.models.semantic.residual_unet:residual_unet",
@@ -86,15 +88,18 @@ def create_model(
 
     Args:
         name: one of `list_models()`, or "torchvision:<builder>".
-        num_classes: channels of the logits, at least 1.
+        num_classes: channels of the logits, at least 1; of instance and panoptic models the
+            things with background, at least 2.
         in_channels: channels of the images, at least 1.
         pretrained: True loads ImageNet weights into the backbone; a path loads your checkpoint
             (safetensors or a state_dict).
         options: keyword options of the architecture; `model_options` lists them.
 
     Returns:
-        A module of images [N, in_channels, H, W] (H, W >= 32) to
-        {"out": logits [N, num_classes, H, W], optional "aux"}.
+        For semantic models a module of images [N, in_channels, H, W] (H, W >= 32) to
+        {"out": logits [N, num_classes, H, W], optional "aux"}. For instance and panoptic ones
+        torchvision's detection convention: a list of images [in_channels, H, W] and a list of
+        targets to a dict of losses in training, a list of detections in eval.
 
     Raises:
         UnknownNameError: no architecture has this name.
@@ -122,9 +127,9 @@ def create_model(
 
 def _builder(name: str) -> Callable[..., nn.Module]:
     if name.startswith(TORCHVISION):
-        from segcore.models.torchvision_models import semantic_builder
+        from segcore.models.torchvision_models import torchvision_builder
 
-        return semantic_builder(name.removeprefix(TORCHVISION))
+        return torchvision_builder(name.removeprefix(TORCHVISION))
     module, attribute = _locate(name)
     builder: Callable[..., nn.Module] = getattr(module, attribute)
     return builder

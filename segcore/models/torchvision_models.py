@@ -1,4 +1,4 @@
-"""torchvision's own semantic models under our registry: "torchvision:<builder>"."""
+"""torchvision's own models under our registry: "torchvision:<builder>"."""
 
 from collections.abc import Callable
 
@@ -15,16 +15,19 @@ BUILDERS = (
     "fcn_resnet101",
     "lraspp_mobilenet_v3_large",
 )
+INSTANCE_BUILDERS = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
 
 
-def semantic_builder(name: str) -> Callable[..., nn.Module]:
+def torchvision_builder(name: str) -> Callable[..., nn.Module]:
     """Our builder around the torchvision builder `name`.
 
     Raises:
-        UnknownNameError: torchvision has no semantic model of this name.
+        UnknownNameError: torchvision has no semantic or instance model of this name.
     """
+    if name in INSTANCE_BUILDERS:
+        return _instance_builder(name)
     if name not in BUILDERS:
-        known = [f"torchvision:{builder}" for builder in BUILDERS]
+        known = [f"torchvision:{builder}" for builder in (*BUILDERS, *INSTANCE_BUILDERS)]
         raise unknown_name("model", f"torchvision:{name}", known)
 
     def plain(*, num_classes: int, in_channels: int = 3, pretrained: bool = False) -> nn.Module:
@@ -58,3 +61,28 @@ def _build(
     )
     adapt_first_conv(model, in_channels, keep_weights=pretrained)
     return model
+
+
+def _instance_builder(name: str) -> Callable[..., nn.Module]:
+    def plain(
+        *,
+        num_classes: int,
+        in_channels: int = 3,
+        pretrained: bool = False,
+        box_score_thresh: float = 0.05,
+        box_nms_thresh: float = 0.5,
+        box_detections_per_img: int = 100,
+        box_batch_size_per_image: int = 512,
+        rpn_pre_nms_top_n_train: int = 2000,
+        rpn_pre_nms_top_n_test: int = 1000,
+        rpn_post_nms_top_n_train: int = 2000,
+        rpn_post_nms_top_n_test: int = 1000,
+    ) -> nn.Module:
+        options = dict(locals())
+        from segcore.models.torchvision_detection import build
+
+        common = ("name", "num_classes", "in_channels", "pretrained")
+        others = {key: value for key, value in options.items() if key not in common}
+        return build(name, num_classes, in_channels, pretrained, others)
+
+    return plain

@@ -1,0 +1,1 @@
+"""What the two-stage instance systems share: boxes, anchors, proposals, pooling, masks."""

@@ -1,0 +1,1 @@
+"""Instance architectures: one published system per file; none imports another."""

@@ -1,0 +1,1 @@
+"""Panoptic architectures: one published system per file; none imports another."""
