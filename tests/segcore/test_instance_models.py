@@ -31,9 +31,59 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "box_detections_per_img": 20,
     },
 }
+OPTIONS["watershed"] = {"base_channels": 16, "min_area": 1}
+OPTIONS["deepmask"] = {
+    "backbone": "resnet18",
+    "heads": "shared",
+    "input_size": 64,
+    "mask_size": 28,
+    "dropout": 0.0,
+    "windows_per_image": 16,
+    "scales": (0.71, 1.0, 1.41),
+}
+OPTIONS["instance_fcn"] = {
+    "backbone": "resnet18",
+    "grid": 3,
+    "window": 9,
+    "windows_per_image": 64,
+    "scales": (1.0, 1.5),
+}
+OPTIONS["fcis"] = {
+    "backbone": "resnet18",
+    "hidden": 64,
+    "grid": 3,
+    "roi_size": 9,
+    "proposals": 40,
+    "rois_per_image": 64,
+    "box_score_thresh": 0.0,
+    "box_detections_per_img": 20,
+}
+OPTIONS["mnc"] = {
+    "backbone": "resnet18",
+    "hidden": 64,
+    "mask_hidden": 32,
+    "mask_size": 14,
+    "proposals": 30,
+    "rois_per_image": 16,
+    "box_score_thresh": 0.0,
+    "box_detections_per_img": 20,
+}
 OPTIONS["panoptic_fpn"] = {**OPTIONS["mask_rcnn"], "num_stuff": STUFF}
 # Options of the overfitting test beside those.
-OVERFIT: dict[str, dict[str, Any]] = {}
+OVERFIT: dict[str, dict[str, Any]] = {
+    # Masks are cut at one half here, where the true border of a known picture lies.
+    "deepmask": {"mask_threshold": 0.5, "scales": (1.0, 1.41, 2.0)},
+    "instance_fcn": {"grid": 5, "window": 11, "scales": (1.7, 2.4)},
+    # Its boxes are rounded to 16 px, so the objects are enlarged to some cells.
+    "fcis": {
+        "min_size": 224,
+        "hidden": 128,
+        "grid": 5,
+        "roi_size": 15,
+        "anchor_sizes": ((48, 80),),
+    },
+    "mnc": {"hidden": 128, "mask_hidden": 128, "anchor_sizes": ((16, 32),)},
+}
 # What proposal models (class-agnostic, judged by recall) are called.
 PROPOSAL_MODELS = {"deepmask", "instance_fcn"} & set(NAMES)
 

@@ -85,7 +85,7 @@ def draw_rois(
     for row, target in zip(labels, targets, strict=True):
         row[: len(target["labels"])] = target["labels"]
     high, low = options.box_fg_iou_thresh, options.box_bg_iou_thresh
-    index, kind = match(box_iou(boxes, candidates), present, high=high, low=low)
+    index, kind = match(box_iou(boxes, candidates.detach()), present, high=high, low=low)
     kind[~here] = IGNORED
     positive, negative = sample(
         kind, options.box_batch_size_per_image, options.box_positive_fraction

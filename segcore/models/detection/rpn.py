@@ -58,7 +58,8 @@ class Proposals:
     """What the RPN found and what it cost.
 
     Args:
-        boxes: float32 [n, 4] an image, descending by score, without gradient.
+        boxes: float32 [n, 4] an image, descending by score; without gradient but for
+            `through_boxes`.
         scores: float32 [n] an image, probabilities.
         losses: "loss_objectness" and "loss_rpn_box_reg"; empty without targets.
     """
@@ -103,6 +104,8 @@ class RPN(nn.Module):
         anchors: sizes of each level.
         options: as `RPNOptions`.
         hidden: channels of the 3x3 convolution; in_channels by default.
+        through_boxes: proposals carry a gradient to their codes, for what reads them by a pooling
+            that is differentiable in the box (MNC).
     """
 
     def __init__(
@@ -112,8 +115,10 @@ class RPN(nn.Module):
         options: RPNOptions | None = None,
         *,
         hidden: int | None = None,
+        through_boxes: bool = False,
     ) -> None:
         super().__init__()
+        self.through_boxes = through_boxes
         self.anchors = anchors
         self.options = options or RPNOptions()
         self.head = RPNHead(in_channels, anchors.per_cell, hidden)
@@ -135,7 +140,8 @@ class RPN(nn.Module):
         """
         logits, codes = self.head(features)
         levels = self.anchors(features, padded)
-        boxes, scores = self._propose(logits.detach(), codes.detach(), levels, sizes)
+        reaching = codes if self.through_boxes else codes.detach()
+        boxes, scores = self._propose(logits.detach(), reaching, levels, sizes)
         losses = {} if objects is None else self._losses(logits, codes, torch.cat(levels), objects)
         return Proposals(boxes, scores, losses)
 
@@ -190,5 +196,5 @@ class RPN(nn.Module):
         good = has_sides(boxes, MIN_SIDE_PX) & (scores >= o.rpn_score_thresh)
         boxes, scores, levels = boxes[good], scores[good], levels[good]
         after = o.rpn_post_nms_top_n_train if self.training else o.rpn_post_nms_top_n_test
-        kept = batched_nms(boxes, scores, levels, o.rpn_nms_thresh)[:after]
+        kept = batched_nms(boxes.detach(), scores, levels, o.rpn_nms_thresh)[:after]
         return boxes[kept], scores[kept]
