@@ -4,7 +4,6 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segcore.data.codec import (
     encode_image,
@@ -16,10 +15,10 @@ from segcore.data.codec import (
 )
 from segcore.data.inspection import Inspection, file_name, read_bytes
 from segcore.data.labels import is_index_png, read_labels
+from segcore.data.objects import resize_instance
 from segcore.data.sample import DatasetInfo, Instance, Sample
 from segcore.data.shard_format import Row
 from segcore.errors import DataError
-from segcore.inference import rle
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 PNG_MAGIC = b"\x89PNG"
@@ -53,6 +52,7 @@ class Encoding:
         if hashlib.sha256(encoded).hexdigest() != found.source_sha256:
             name = file_name(sample.image, sample)
             raise DataError(f"{name} has changed while it was read: run prepare again")
+        sample, _ = sample.resolve()
         height, width = found.size
         return Row(
             id=sample.id,
@@ -99,31 +99,7 @@ class Encoding:
             return sample.instances
         image = open_image(encoded)
         resized = (
-            _resize_instance(instance, (image.height, image.width), self.size)
+            resize_instance(instance, (image.height, image.width), self.size)
             for instance in sample.instances
         )
         return tuple(instance for instance in resized if instance is not None)
-
-
-def _resize_instance(
-    instance: Instance, source: tuple[int, int], size: tuple[int, int]
-) -> Instance | None:
-    """The instance at another size; None where no pixel of it is left."""
-    mask = rle.decode(instance.counts, *source).astype(np.uint8)
-    return instance_of(resize_mask(mask, size).astype(bool), instance.category, instance.iscrowd)
-
-
-def instance_of(mask: NDArray[np.bool_], category: int, iscrowd: bool = False) -> Instance | None:
-    """The instance that a binary mask [H, W] shows; None if it is empty."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not rows.size:
-        return None
-    top, left = int(rows[0]), int(columns[0])
-    height, width = int(rows[-1]) - top + 1, int(columns[-1]) - left + 1
-    return Instance(
-        category=category,
-        bbox=(float(left), float(top), float(width), float(height)),
-        area=float(mask.sum()),
-        counts=rle.encode(mask),
-        iscrowd=iscrowd,
-    )

@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcore.data.inspection import Inspection
+from segcore.data.objects import ObjectFacts
 from segcore.data.sample import SPLITS, DatasetInfo, Sample
 from segcore.data.shapes import ClassShape
 
 PERCENTILES = {"p1": 0.01, "p50": 0.5, "p99": 0.99}
+SIDES = {"p5": 5, "p25": 25, "p50": 50, "p75": 75, "p95": 95}
 DIGITS = 4
 
 
@@ -36,6 +38,7 @@ def fingerprint(
             is none: "object_px" (median side, the root of the area, of its 8-connected components
             of at least 4 pixels), "objects" (median number of them in masks that have it),
             "thickness_px" (median over masks of 4 x the mean distance to its outside).
+        instances: only where training images have objects; see `_instances`.
     """
     split_of = [sample.split for sample in samples]
     training = [f for s, f in zip(split_of, found, strict=True) if s == "train"]
@@ -46,7 +49,7 @@ def fingerprint(
     for counts in values:
         total += counts
     void = int(total[info.ignore_index]) if 0 <= info.ignore_index <= 255 else 0
-    return {
+    facts = {
         "images": {split: split_of.count(split) for split in SPLITS},
         "sizes": _sizes(seen),
         "channels": in_channels,
@@ -58,6 +61,35 @@ def fingerprint(
         "classes": [
             _class(index, training, values, total, info) for index in range(len(info.classes))
         ],
+    }
+    objects = [f.objects for f in training if f.objects is not None]
+    return facts | ({"instances": _instances(objects)} if objects else {})
+
+
+def _instances(objects: Sequence[ObjectFacts]) -> dict[str, Any]:
+    """What the objects of the training images, crowds aside, measure.
+
+    Returns:
+        images: training images with labelled objects, or known to have none.
+        per_image: "median", "p95", "max" number of objects.
+        side_px: "min", percentiles and "max" of the root of an object's area; null without any.
+        touching_share: share of the images in which two objects are neighbours or overlap.
+    """
+    numbers = [len(facts.areas) for facts in objects]
+    sides = np.sqrt(np.concatenate([facts.areas for facts in objects]))
+    ends = {"min": 0, **SIDES, "max": 100}
+    return {
+        "images": len(objects),
+        "per_image": {
+            "median": _median(numbers),
+            "p95": _short(float(np.percentile(numbers, 95))),
+            "max": max(numbers),
+        },
+        "side_px": {
+            name: _short(float(np.percentile(sides, share))) if sides.size else None
+            for name, share in ends.items()
+        },
+        "touching_share": _short(sum(facts.touching for facts in objects) / len(objects)),
     }
 
 

@@ -1,8 +1,8 @@
 """Read one sample completely: what is wrong with it, and what it holds."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,10 @@ from segcore.data.codec import (
     upright,
 )
 from segcore.data.labels import LabelError, read_labels
+from segcore.data.objects import ObjectFacts, check_instances, measure_objects
 from segcore.data.sample import SPLITS, DatasetInfo, Sample
 from segcore.data.shapes import ClassShape, measure_shapes
 from segcore.errors import DataError
-
-AddFault = Callable[[Path | bytes | None, str, str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +63,8 @@ class Inspection:
         cut: of these, only the upper 8 could be read.
         luma: pixels of each grey value 0..255; None outside the training split.
         shapes: of the mask's classes, after resizing; none outside the training split.
+        objects: what the instances measure, after resizing; None where there are none or they have
+            an error, and outside the training split.
     """
 
     faults: tuple[Fault, ...]
@@ -78,11 +79,20 @@ class Inspection:
     cut: bool = False
     luma: NDArray[np.int32] | None = None
     shapes: tuple[ClassShape, ...] = ()
+    objects: ObjectFacts | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether a fault is an error."""
+        return any(fault.severity == "error" for fault in self.faults)
 
 
 def file_name(source: Path | bytes | None, sample: Sample) -> str:
     """How faults call an image or mask."""
-    return str(source) if isinstance(source, Path) else sample.id
+    if isinstance(source, Path):
+        return str(source)
+    made = sample.objects is not None and source is not sample.image
+    return str(sample.objects.file) if made and sample.objects else sample.id
 
 
 def read_bytes(source: Path | bytes) -> bytes:
@@ -122,10 +132,11 @@ def inspect_sample(
     except DataError as error:
         add(sample.image, "unreadable image", str(error), FIXES["unreadable image"])
         return Inspection(tuple(faults), digest)
-    mask = _read_mask(sample, info, (image.height, image.width), add)
-    found = _measure(image, mask, sample, info, size)
+    labels = _Labels(sample, info, (image.height, image.width), faults)
+    found = _measure(image, labels.mask, sample, info, size)
     return replace(
         found,
+        objects=labels.measure(size),
         faults=tuple(faults),
         source_sha256=digest,
         deep=is_deep(stored, encoded),
@@ -133,21 +144,61 @@ def inspect_sample(
     )
 
 
-def _read_mask(
-    sample: Sample, info: DatasetInfo, size: tuple[int, int], add: AddFault
-) -> Pixels | None:
-    """The class indices of a sample; None if it has none or they cannot be read."""
-    if sample.mask is None:
-        if sample.instances is None and sample.split != "unlabelled":
-            add(sample.image, "missing mask", "none of this stem", FIXES["missing mask"])
+class _Labels:
+    """Mask and objects of a sample as far as they can be read, and their faults.
+
+    Args:
+        sample: of the dataset.
+        info: of the dataset.
+        size: (height, width) of the image.
+        faults: to which those found are added.
+    """
+
+    def __init__(
+        self, sample: Sample, info: DatasetInfo, size: tuple[int, int], faults: list[Fault]
+    ) -> None:
+        self.sample, flaws = sample.resolve()
+        self.info = info
+        self.size = size
+        self.faults = faults
+        for flaw in flaws:
+            self._add(flaw.file, flaw.fault, flaw.value, flaw.fix, flaw.severity)
+        self.mask = self._read_mask()
+
+    def _add(self, file: str, fault: str, value: str, fix: str, severity: str = "error") -> None:
+        self.faults.append(Fault(file, self.sample.split, fault, value, fix, severity))
+
+    def _read_mask(self) -> Pixels | None:
+        """The class indices; None if there are none or they cannot be read."""
+        sample = self.sample
+        if sample.mask is None:
+            if sample.instances is None and sample.split != "unlabelled":
+                image = file_name(sample.image, sample)
+                self._add(image, "missing mask", "none of this stem", FIXES["missing mask"])
+            return None
+        name = file_name(sample.mask, sample)
+        try:
+            return read_labels(read_bytes(sample.mask), self.info, self.size)
+        except OSError as error:
+            self._add(name, "missing mask", str(error.strerror), FIXES["missing mask"])
+        except LabelError as fault:
+            self._add(name, fault.kind, fault.value, fault.fix)
         return None
-    try:
-        return read_labels(read_bytes(sample.mask), info, size)
-    except OSError as error:
-        add(sample.mask, "missing mask", str(error.strerror), FIXES["missing mask"])
-    except LabelError as fault:
-        add(sample.mask, fault.kind, fault.value, fault.fix)
-    return None
+
+    def measure(self, size: tuple[int, int] | None) -> ObjectFacts | None:
+        """Check the instances; measure those of a training image at another size, or its own."""
+        instances = self.sample.instances
+        unread = self.sample.mask is not None and self.mask is None
+        if instances is None or unread:
+            return None
+        before = len(self.faults)
+        name = file_name(None if self.sample.objects else self.sample.image, self.sample)
+        check_instances(instances, self.size, self.info, partial(self._add, name))
+        if self.sample.split != "train" or any(
+            fault.severity == "error" for fault in self.faults[before:]
+        ):
+            return None
+        return measure_objects(instances, self.size, size)
 
 
 FIXES = {

@@ -173,9 +173,9 @@ def _judge(
     faults: list[Fault] = []
     good = []
     for row, inspection in enumerate(found):
-        errors = [*inspection.faults, *checked.rejected.get(row, [])]
-        faults += errors
-        if not errors:
+        further = checked.rejected.get(row, [])
+        faults += [*inspection.faults, *further]
+        if not (inspection.failed or further):
             good.append(row)
     return Validation(
         info=info,

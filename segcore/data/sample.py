@@ -1,10 +1,12 @@
 """What a dataset is made of: `DatasetInfo` describes it, `Sample` is one image with its labels."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 SPLITS = ("train", "val", "test", "unlabelled")
+BACKGROUND = "background"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,51 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True)
+class Flaw:
+    """What an `ObjectSource` found wrong in its files.
+
+    Args:
+        file: in which it is.
+        fault: what is wrong.
+        value: what was found.
+        fix: what to do.
+        severity: "error" (the sample is rejected) or "warning".
+    """
+
+    file: str
+    fault: str
+    value: str
+    fix: str
+    severity: str = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """What an `ObjectSource` read.
+
+    Args:
+        instances: objects of the image.
+        mask: encoded index map that follows from them; None where the sample has its own.
+        flaws: of the files; objects with an error are left out of `instances`.
+    """
+
+    instances: tuple[Instance, ...] = ()
+    mask: bytes | None = None
+    flaws: tuple[Flaw, ...] = ()
+
+
+class ObjectSource(Protocol):
+    """Files from which a sample's objects are read later, in any process: it can be pickled."""
+
+    @property
+    def file(self) -> Path:
+        """What faults are said of."""
+
+    def read(self) -> Objects:
+        """Read everything; what is wrong becomes a flaw, never an exception."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One image of a dataset, by reference: cheap to yield, read later and in parallel.
 
@@ -38,6 +85,8 @@ class Sample:
             None if unlabelled.
         instances: objects of the image; None where the dataset has none.
         labels: image-level classes, for weak supervision; None to derive them from the mask.
+        objects: what gives `instances`, and the mask where there is none; None where they are
+            given, or the dataset has none.
     """
 
     id: str
@@ -46,6 +95,32 @@ class Sample:
     mask: Path | bytes | None = None
     instances: tuple[Instance, ...] | None = None
     labels: tuple[int, ...] | None = None
+    objects: ObjectSource | None = None
+
+    def resolve(self) -> tuple["Sample", tuple[Flaw, ...]]:
+        """This sample with the instances and the mask of `objects`, and what is wrong there."""
+        if self.objects is None:
+            return self, ()
+        found = self.objects.read()
+        mask = self.mask if found.mask is None else found.mask
+        return replace(self, instances=found.instances, mask=mask), found.flaws
+
+
+def tasks_of(
+    classes: tuple[str, ...], things: tuple[bool, ...], *, instances: bool
+) -> tuple[str, ...]:
+    """What a dataset has labels for, "semantic" first.
+
+    Args:
+        classes: names in index order; one called "background" is no stuff.
+        things: per class, whether it is a thing.
+        instances: whether its samples have objects.
+    """
+    if not instances:
+        return ("semantic",)
+    named = zip(classes, things, strict=True)
+    stuff = any(not thing and name.lower() != BACKGROUND for name, thing in named)
+    return ("semantic", "instance", *(["panoptic"] if stuff and any(things) else []))
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,7 +152,7 @@ def _check_classes(
     total = np.zeros(256, dtype=np.int64)
     splits = set()
     for row, (sample, inspection) in enumerate(zip(samples, found, strict=True)):
-        if row in checked.rejected or inspection.faults:
+        if row in checked.rejected or inspection.failed:
             continue
         splits.add(sample.split)
         if sample.split == "train" and inspection.values is not None:

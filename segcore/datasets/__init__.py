@@ -13,6 +13,7 @@ DATASETS: dict[str, str] = {
     "camvid": "segcore.datasets.camvid:CamVid",
     "folder": "segcore.datasets.folder:Folder",
     "isbi_em": "segcore.datasets.isbi_em:IsbiEm",
+    "nuclei": "segcore.datasets.nuclei:Nuclei",
 }
 
 

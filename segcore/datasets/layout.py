@@ -17,6 +17,7 @@ FOLDERS = {
         "masks", "mask", "labels", "label", "annotations", "SegmentationClass", "gt",
         "ground_truth",
     ),
+    "instances": ("instances", "instance", "instance_masks", "SegmentationObject"),
 }  # fmt: skip
 """Names of a kind's folder, in any case; the others where there is none of the first."""
 
@@ -29,7 +30,7 @@ _FOLDER = re.compile(rf"(\./)?(({'|'.join(FOLDERS['images'])})/)?", re.IGNORECAS
 
 
 def roots(path: Path, kind: str) -> list[tuple[str, Path]]:
-    """Folders of a kind ("images", "masks") that exist, each with the split that it names.
+    """Folders of a kind, a key of `FOLDERS`, that exist, each with the split that it names.
 
     Raises:
         DataError: several folders may be the one.

@@ -13,13 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from segcore.data.prepare import prepare
 from segcore.data.shards import open_shards
 from segcore.datasets import DataSource, create_dataset, list_datasets
-from segcore.datasets.archive import Archive, hash_tree, install, tree_digest
+from segcore.datasets.archive import Archive, hash_tree, install, tree_digest, unpack
 from segcore.datasets.base import silent
+from segcore.datasets.nuclei import ARCHIVE, IDS, SPLIT_OF, assign_splits
 from segcore.errors import DataError, OptionError, UnknownNameError
+from segcore.inference import rle
 
 MIRROR = Path(os.environ.get("SEGCORE_MIRROR") or Path(__file__).parents[2] / "../shared/data")
 FILES = {"Top/a.txt": b"alpha", "Top/sub/b.txt": b"beta", "other.txt": b"x"}
@@ -212,3 +215,78 @@ def test_camvid_is_what_its_description_says(tmp_path: Path) -> None:
     assert isinstance(first.image, Path)
     assert train.read(0).image == first.image.read_bytes()
     assert train.sizes == [(360, 480)] * 367
+
+
+NUCLEI = MIRROR / "nuclei.tar.xz"
+no_nuclei = pytest.mark.skipif(
+    not NUCLEI.is_file(), reason=f"nuclei.tar.xz is not in {MIRROR} (SEGCORE_MIRROR)"
+)
+
+
+def test_nuclei_are_split_by_rank_and_twins_stay_together() -> None:
+    names = [f"{number:02x}" * 4 + "f" for number in range(20)]
+    splits = assign_splits([*reversed(names)])
+    assert [splits[name] for name in names[:6]] == ["train"] * 3 + ["val", "test", "train"]
+    twins = ["20b20ab0" + "0", "cb4df20a" + "0"]
+    for before in range(5):
+        splits = assign_splits([*names[:before], *twins])
+        assert splits[twins[1]] == splits[twins[0]] == SPLIT_OF[before % 5]
+
+
+@no_nuclei
+def test_ten_images_of_nuclei(tmp_path: Path) -> None:
+    wanted = sorted(IDS)[62:72]
+
+    def select(name: str) -> str | None:
+        path = ARCHIVE.select(name)
+        return path if path and path.split("/")[1][:8] in wanted else None
+
+    unpack(NUCLEI, tmp_path / "raw", select, silent)
+    dataset = create_dataset("nuclei", DataSource(raw=tmp_path / "raw"))
+    validation = prepare(dataset, tmp_path / "out", workers=1)
+    assert validation.faults == ()
+    shards = open_shards(tmp_path / "out")
+    assert (shards.splits, shards.in_channels) == ({"train": 6, "val": 2, "test": 2}, 3)
+    assert (shards.tasks, shards.info.things) == (("semantic", "instance"), (False, True))
+    sizes = []
+    for split in ("train", "val", "test"):
+        rows = shards.split(split)
+        for index in range(len(rows)):
+            row = rows.read(index)
+            files = sorted((tmp_path / "raw/stage1_train" / row.id / "masks").iterdir())
+            found = [np.asarray(Image.open(file)) > 0 for file in files]
+            assert row.instances is not None
+            assert [i.category for i in row.instances] == [1] * len(files)
+            for instance, mask in zip(row.instances, found, strict=True):
+                assert (rle.decode(instance.counts, row.height, row.width) == mask).all()
+            _, stored = rows.decode(index)
+            assert stored is not None
+            assert (stored == np.logical_or.reduce(found)).all()
+            sizes.append(len(files))
+    facts = shards.fingerprint["instances"]
+    assert facts["per_image"]["max"] == max(sizes[:6])
+    assert 0 < facts["touching_share"] <= 1
+
+
+@pytest.mark.slow
+@no_nuclei
+def test_nuclei_are_what_their_description_says(tmp_path: Path) -> None:
+    dataset = create_dataset("nuclei", DataSource(raw=tmp_path / "raw", mirror=MIRROR))
+    dataset.download(silent)
+    image = next(iter(dataset.samples())).image
+    assert isinstance(image, Path)
+    with Image.open(image) as opened:
+        opened.load()
+        opened.save(image, compress_level=1)  # other bytes of the same pixels are right as well
+    archive = replace(ARCHIVE, file="elsewhere", others=())
+    install(archive, DataSource(raw=tmp_path / "raw"), silent)
+    validation = prepare(dataset, tmp_path / "out")
+    assert {fault.fault for fault in validation.faults} <= {"overlapping objects"}
+    shards = open_shards(tmp_path / "out")
+    assert shards.splits == {"train": 317, "val": 107, "test": 106}
+    found = [sample.resolve()[0] for sample in validation.samples]
+    numbers = [len(sample.instances or ()) for sample in found]
+    assert (sum(numbers), min(numbers), max(numbers)) == (22726, 1, 369)
+    assert np.median(numbers) == 26
+    split_of = {sample.id[:8]: sample.split for sample in found}
+    assert split_of["20b20ab0"] == split_of["cb4df20a"]

@@ -16,9 +16,9 @@ from segcore.data.sample import Sample
 from segcore.data.shards import open_shards
 from segcore.datasets import DataSource, create_dataset
 from segcore.datasets.base import silent
-from segcore.datasets.coco import fill_polygon
 from segcore.datasets.layout import assign
 from segcore.datasets.palette import make_palette, read_classes
+from segcore.datasets.polygons import fill_polygon
 from segcore.errors import DataError, OptionError
 from segcore.inference import rle
 
@@ -294,7 +294,8 @@ def test_coco_polygons_and_runs_become_masks(tmp_path: Path) -> None:
     dataset = create_dataset("folder", DataSource(raw=tmp_path / "raw", path=path))
     info = dataset.info()
     assert (info.classes, info.tasks) == (("background", "cat", "car"), ("semantic", "instance"))
-    masks = [read_labels(s.mask, info) for s in dataset.samples() if isinstance(s.mask, bytes)]
+    found = [sample.resolve()[0].mask for sample in dataset.samples()]
+    masks = [read_labels(mask, info) for mask in found if isinstance(mask, bytes)]
     expected = np.zeros((8, 10), np.uint8)
     expected[1:4, 2:6] = 2
     expected[4:7, 1:5] = 1
