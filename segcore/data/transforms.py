@@ -7,6 +7,7 @@ boxes and masks of objects join by being put beside the image in `Augmentation.a
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -167,12 +168,20 @@ class Augmentation:
             items = self._recolor(items, rng)
         return items
 
+    def enlargement(self, rng: np.random.Generator) -> float:
+        """By what `apply` enlarges the next sample from this generator, which stays as it is."""
+        return self._factor(deepcopy(rng))
+
+    def _factor(self, rng: np.random.Generator) -> float:
+        low, high = self.scale
+        return float(rng.uniform(low, high)) if low < high else low
+
     def _window(
         self, size: tuple[int, int], rng: np.random.Generator, over: tuple[int, int] | None
     ) -> Box:
         """What is enlarged, shifted and cropped in one step: (top, left, height, width)."""
         out = self.crop or size
-        factor = rng.uniform(*self.scale) if self.scale[0] < self.scale[1] else self.scale[0]
+        factor = self._factor(rng)
         height, width = (max(1, round(side / factor)) for side in out)
         corner = []
         for axis, (side, taken) in enumerate(zip(size, (height, width), strict=True)):

@@ -1,24 +1,22 @@
 """Targets of instance and panoptic models, against plain loops."""
 
 import numpy as np
+import object_scenes as scenes
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from segcore.data.objects import compact_ids, instance_of, instances_of_ranks, touching
+from segcore.data.codec import encode_mask
+from segcore.data.instances import Target, stuff_labels, thing_labels
+from segcore.data.objects import compact_ids, id_map, instance_of, instances_of_ranks, touching
 from segcore.data.sample import Instance
-from segcore.data.instances import (
-    drop_vanished,
-    id_map,
-    instance_target,
-    panoptic_target,
-    stuff_labels,
-    thing_labels,
-)
-from segcore.errors import DataError, ShapeError
+from segcore.data.shard_format import Row
+from segcore.errors import DataError
 from segcore.inference import rle
+from segcore.tasks.instance.targets import ObjectTargets
+from segcore.tasks.panoptic.targets import PanopticTargets
 
 THINGS = (False, True, False, True)
 
@@ -36,6 +34,23 @@ def draw(seed: int, count: int, size: tuple[int, int]) -> list[tuple[np.ndarray,
         if instance is not None:
             drawn.append((mask, instance))
     return drawn
+
+
+def target_of(
+    instances: list[Instance],
+    size: tuple[int, int],
+    mask: np.ndarray | None = None,
+    ignore_index: int = 255,
+) -> Target:
+    """The target of a row with these objects; a panoptic one with a mask."""
+    encoded = None if mask is None else encode_mask(mask)
+    row = Row("a", b"", encoded, tuple(instances), None, *size, "")
+    targets = ObjectTargets(THINGS)
+    if mask is not None:
+        targets = PanopticTargets(scenes.spec("panoptic", "unet", ignore_index=ignore_index))
+    label = targets.label(row)
+    found: Target = targets.target(targets.items(label, size), label, size)
+    return found
 
 
 @settings(deadline=None, max_examples=60)
@@ -76,7 +91,7 @@ def test_target_is_that_of_plain_loops() -> None:
     stuff = Instance(0, (0.0, 0.0, 40.0, 50.0), 2000.0, rle.encode(np.ones(size, bool)))
     nothing = Instance(1, (0.0, 0.0, 0.0, 0.0), 0.0, rle.encode(np.zeros(size, bool)))
     instances = [drawn[0][1], nothing, stuff, *(instance for _, instance in drawn[1:]), nothing]
-    target = instance_target(instances, size, thing_labels(THINGS))
+    target = target_of(instances, size)
     assert len(drawn) > 30
     assert (target["masks"].numpy() == np.stack([mask for mask, _ in drawn])).all()
     for place, (mask, instance) in enumerate(drawn):
@@ -93,39 +108,12 @@ def test_target_is_that_of_plain_loops() -> None:
 
 
 def test_no_object_is_an_empty_target() -> None:
-    target = instance_target([], (6, 7), {1: 1})
+    target = target_of([], (6, 7))
     shapes = {key: tuple(value.shape) for key, value in target.items()}
     assert shapes == {
         "boxes": (0, 4), "labels": (0,), "masks": (0, 6, 7), "iscrowd": (0,), "area": (0,),
     }  # fmt: skip
-    dropped = drop_vanished(target, target["area"], 0.5, 4)
-    assert {key: tuple(value.shape) for key, value in dropped.items()} == shapes
     assert id_map([], (2, 3)).tolist() == [[0, 0, 0], [0, 0, 0]]
-
-
-def test_vanished_objects_are_dropped_and_boxes_follow() -> None:
-    size = (50, 40)
-    drawn = draw(1, 40, size)
-    target = instance_target([i for _, i in drawn], size, thing_labels(THINGS))
-    original = target["area"]
-    target["masks"] = target["masks"][:, 10:35, 5:30]
-    target["semantic"] = torch.zeros(25, 25)
-    left = drop_vanished(target, original, 0.5, 3)
-    kept = []
-    for place, (mask, _) in enumerate(drawn):
-        cut = mask[10:35, 5:30]
-        if cut.sum() >= max(3, 0.5 * mask.sum()):
-            ys, xs = np.nonzero(cut)
-            kept.append((place, [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], cut.sum()))
-    assert 5 < len(kept) < len(drawn)
-    assert left["boxes"].tolist() == [box for _, box, _ in kept]
-    assert left["area"].tolist() == [area for _, _, area in kept]
-    places = [place for place, _, _ in kept]
-    for key in ("labels", "masks", "iscrowd"):
-        assert torch.equal(left[key], target[key][places])
-    assert left["semantic"] is target["semantic"]
-    with pytest.raises(ShapeError, match="original_area"):
-        drop_vanished(target, original[:-1], 0.5, 3)
 
 
 def test_small_objects_lie_on_large_ones_and_crowds_below() -> None:
@@ -135,7 +123,7 @@ def test_small_objects_lie_on_large_ones_and_crowds_below() -> None:
     order = sorted(range(len(drawn)), key=lambda i: (not drawn[i][1].iscrowd, -drawn[i][1].area))
     for place in order:
         expected[drawn[place][0]] = place + 1
-    assert (id_map([i for _, i in drawn], size).numpy() == expected).all()
+    assert (id_map([i for _, i in drawn], size) == expected).all()
 
 
 @settings(deadline=None, max_examples=60)
@@ -147,7 +135,7 @@ def test_id_maps_become_instances_and_back(ids: np.ndarray) -> None:
     for number, instance in zip(found, instances, strict=True):
         assert (rle.decode(instance.counts, 8, 9) == (ids == number)).all()
         assert instance.area == (ids == number).sum()
-    assert ((id_map(instances, (8, 9)).numpy() > 0) == (ids > 0)).all()
+    assert ((id_map(instances, (8, 9)) > 0) == (ids > 0)).all()
 
 
 def test_touching_sees_corners_and_nothing_else() -> None:
@@ -166,10 +154,8 @@ def test_panoptic_target_ranks_stuff_and_joins_things() -> None:
     mask = np.array([[0, 1, 2, 3, 255]], np.uint8)
     car = instance_of(mask == 3, 3)
     assert car is not None
-    target = panoptic_target([car], mask, THINGS)
+    target = target_of([car], (1, 5), mask)
     assert target["semantic"].tolist() == [[0, 2, 1, 2, 255]]
     assert target["semantic"].dtype == torch.int64
     assert (target["labels"].tolist(), target["boxes"].tolist()) == ([2], [[3, 0, 4, 1]])
-    assert panoptic_target([], mask, THINGS, ignore_index=2)["semantic"].tolist() == [
-        [0, 2, 255, 2, 255]
-    ]
+    assert target_of([], (1, 5), mask, ignore_index=2)["semantic"].tolist() == [[0, 2, 255, 2, 255]]
