@@ -14,6 +14,8 @@ from torch import Tensor
 
 from segcore.errors import OptionError, ShapeError
 
+Window = tuple[NDArray[np.bool_], tuple[int, int]]
+
 SCORE_THRESHOLD = 0.5
 OVERLAP_THRESHOLD = 0.5
 STUFF_AREA_PX = 64 * 64
@@ -87,27 +89,55 @@ def merge(
             f"labels are {sorted(set(labels.tolist()))}, things has {len(classes)} things: "
             "labels run from 1"
         )
-    ids = torch.zeros(semantic.shape, dtype=torch.int32)
+    return merge_windows(
+        semantic.numpy(),
+        [(mask, (0, 0)) for mask in masks.numpy()],
+        [classes[label - 1] for label in labels.tolist()],
+        scores.tolist(),
+        things=things,
+        overlap_threshold=overlap_threshold,
+        stuff_area=stuff_area,
+    )
+
+
+def merge_windows(
+    semantic: NDArray[Any],
+    windows: Sequence[Window],
+    classes: Sequence[int],
+    scores: Sequence[float],
+    *,
+    things: Sequence[bool],
+    overlap_threshold: float = OVERLAP_THRESHOLD,
+    stuff_area: int = STUFF_AREA_PX,
+) -> tuple[NDArray[np.int32], list[dict[str, Any]]]:
+    """As `merge`, of masks that are cut out: no more memory than the map takes.
+
+    Args:
+        semantic: class index of every pixel, integer [H, W].
+        windows: of each instance, by falling score: bool [h, w] and its (top, left) corner.
+        classes: class index of each.
+        scores: of each.
+        things, overlap_threshold, stuff_area: as `merge`.
+    """
+    ids = np.zeros(semantic.shape, dtype=np.int32)
     segments: list[dict[str, Any]] = []
 
-    def paint(where: Tensor, category: int, score: float | None) -> None:
-        ids[where] = len(segments) + 1
-        area, thing = int(where.sum()), score is not None
-        segments.append(
-            {"id": len(segments) + 1, "category": category, "isthing": thing, "score": score,
-             "area": area}
-        )  # fmt: skip
+    def add(part: NDArray[np.int32], free: NDArray[np.bool_], **facts: Any) -> None:
+        part[free] = len(segments) + 1
+        area = int(free.sum())
+        segments.append({"id": len(segments) + 1, **facts, "area": area})
 
-    for mask, label, score in zip(masks, labels.tolist(), scores.tolist(), strict=True):
-        free = mask & (ids == 0)
-        area, taken = int(mask.sum()), int(mask.sum()) - int(free.sum())
-        if free.any() and taken <= overlap_threshold * area:
-            paint(free, classes[label - 1], score)
+    for (mask, (top, left)), category, score in zip(windows, classes, scores, strict=True):
+        part = ids[top : top + mask.shape[0], left : left + mask.shape[1]]
+        free = mask & (part == 0)
+        area = int(mask.sum())
+        if free.any() and area - int(free.sum()) <= overlap_threshold * area:
+            add(part, free, category=category, isthing=True, score=score)
     for category in [index for index, thing in enumerate(things) if not thing]:
         free = (semantic == category) & (ids == 0)
         if free.any() and int(free.sum()) >= stuff_area:
-            paint(free, category, None)
-    return ids.numpy(), segments
+            add(ids, free, category=category, isthing=False, score=None)
+    return ids, segments
 
 
 def _strongest(

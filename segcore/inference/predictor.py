@@ -117,7 +117,7 @@ class Predictor:
             DataError: an image cannot be read; names the file.
             ShapeError: an image has channels that the model does not take.
         """
-        arrays = [self.read(image) for image in _sequence(images)]
+        arrays = [self.read(image) for image in as_sequence(images)]
         done: dict[int, Prediction] = {}
         for indices in self._batches([array.shape[:2] for array in arrays], batch_size):
             batch = [arrays[index] for index in indices]
@@ -244,7 +244,8 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _sequence(images: ImageLike | Sequence[ImageLike]) -> Sequence[ImageLike]:
+def as_sequence(images: ImageLike | Sequence[ImageLike]) -> Sequence[ImageLike]:
+    """One image or several as a sequence of images."""
     if isinstance(images, (np.ndarray, Tensor)):
         return list(images) if images.ndim == 4 else [images]
     if isinstance(images, Sequence) and not isinstance(images, (str, bytes)):

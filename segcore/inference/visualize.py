@@ -65,7 +65,7 @@ def overlay(
     rows = max(1, STRIP_PIXELS // max(1, mask.shape[1]))
     for top in range(0, len(mask), rows):  # floats of a whole large image would fill the memory
         strip = slice(top, top + rows)
-        mixed[strip] = _mixed(_rgb(image[strip]), mask[strip], palette, alpha)
+        mixed[strip] = _mixed(as_rgb(image[strip]), mask[strip], palette, alpha)
         if contours:
             above = max(0, top - 1)
             border = _borders(mask[above : top + rows])[top - above :]
@@ -87,7 +87,7 @@ def _mixed(base: Pixels, mask: Mask, palette: Palette, alpha: float) -> Pixels:
 
 def difference(image: Pixels, mask: Mask, truth: Mask, *, ignore_index: int) -> Image.Image:
     """Grey image with wrong pixels in red and pixels without a label in dark blue."""
-    grey = np.asarray(Image.fromarray(_rgb(image)).convert("L"), dtype=np.float32)
+    grey = np.asarray(Image.fromarray(as_rgb(image)).convert("L"), dtype=np.float32)
     base = np.repeat((0.55 * grey + 90)[..., None], 3, axis=2)
     void = truth == ignore_index
     wrong = (mask != truth) & ~void
@@ -180,7 +180,7 @@ def contact_sheet(
     """
     rows = []
     for index, (image, mask) in enumerate(zip(images, masks, strict=True)):
-        pictures = [Image.fromarray(_rgb(image)), overlay(image, mask, palette=palette)]
+        pictures = [Image.fromarray(as_rgb(image)), overlay(image, mask, palette=palette)]
         titles = ["image", "prediction"]
         if truths:
             pictures.insert(1, overlay(image, truths[index], palette=palette))
@@ -204,7 +204,8 @@ def _borders(mask: Mask) -> NDArray[np.bool_]:
     return border
 
 
-def _rgb(image: Pixels) -> Pixels:
+def as_rgb(image: Pixels) -> Pixels:
+    """Pixels [H, W] or [H, W, C] as [H, W, 3]: grey thrice, or the first three channels."""
     if image.ndim == 2:
         image = image[:, :, None]
     return image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)
