@@ -22,6 +22,8 @@ __all__ = [
 ]
 
 TASKS: dict[str, str | Kind] = {
+    "instance": "segcore.tasks.instance:KIND",
+    "panoptic": "segcore.tasks.panoptic:KIND",
     "semantic": "segcore.tasks.semantic:KIND",
 }
 

@@ -132,6 +132,8 @@ class DeepMask(nn.Module):
             [m] (1), "scores" [m] (descending) and "masks" float [m, 1, H, W]
     """
 
+    proposals = True  # one label for all: nothing tells their classes
+
     def __init__(
         self, trunk: nn.Sequential, heads: nn.Module, prepare: Preparation, options: WindowOptions
     ) -> None:

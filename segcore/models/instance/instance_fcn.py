@@ -85,6 +85,8 @@ class InstanceFCN(nn.Module):
             [m] (1), "scores" [m] (descending) and "masks" float [m, 1, H, W]
     """
 
+    proposals = True  # one label for all: nothing tells their classes
+
     def __init__(
         self, trunk: nn.Sequential, channels: int, prepare: Preparation, options: AssemblyOptions
     ) -> None:
