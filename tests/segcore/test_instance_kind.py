@@ -18,6 +18,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 import segcore
+from segcore.data.objects import instance_of
 from segcore.data.transforms import Augmentation
 from segcore.datasets.polygons import fill_polygon
 from segcore.errors import DataError, OptionError
@@ -31,6 +32,7 @@ from segcore.tasks.instance.drawing import Shape, color_of, contour, draw
 from segcore.tasks.instance.pictures import FALSE, MISSED
 from segcore.tasks.instance.predictor import class_indices
 from segcore.tasks.instance.targets import ObjectLabel, ObjectTargets, draw_layers
+from segcore.tasks.sections import ClassTable, Curves
 
 KIND = get_kind("instance")
 TINY: dict[str, Any] = {
@@ -108,7 +110,7 @@ def test_less_than_a_quarter_is_dropped(left: int, kept: bool) -> None:
     """A square of 20 px a side, enlarged twice; the crop begins `left` pixels inside of it."""
     mask = np.zeros(scenes.SIZE, bool)
     mask[20:40, 0:20] = True
-    made = scenes.instance_of(mask, 1)
+    made = instance_of(mask, 1)
     assert made is not None
     options = augmentation(crop=(128, 2 * (80 - left)), scale=(2.0, 2.0))
     image = torch.zeros(3, *scenes.SIZE, dtype=torch.uint8)
@@ -144,7 +146,7 @@ def test_figures_equal_the_metrics_of_masks() -> None:
     spec, seeds = scenes.spec("instance", "mask_rcnn"), range(6)
     records = KIND.records(table_of(seeds), spec)
     figures = KIND.figures(records, np.ones((1, len(seeds))))
-    metrics = [MeanAveragePrecision("segm"), AverageRecall("segm"), BowlScore()]
+    metrics: list[Any] = [MeanAveragePrecision("segm"), AverageRecall("segm"), BowlScore()]
     targets = ObjectTargets(scenes.THINGS)
     for seed in seeds:
         guess, objects = prediction(seed), label(seed)
@@ -187,6 +189,8 @@ def test_sections_have_every_thing() -> None:
     spec = scenes.spec("instance", "mask_rcnn")
     records = KIND.records(table_of(range(4)), spec)
     table, curves = KIND.sections(records, records, spec)
+    assert isinstance(table, ClassTable)
+    assert isinstance(curves, Curves)
     assert list(table.names) == ["disk", "square"]
     assert table.champion == table.columns[0].values
     assert {name.split(",")[0] for name in curves.series} == {"disk", "square"}
@@ -373,7 +377,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, dict[s
     splits = {"train": [f"train_{i:02}" for i in range(6)], "val": ["val_10", "val_11"]}
     data = scenes.write(folder / "shards", {**splits, "test": ["test_02"]})
     torch.manual_seed(0)
-    model = segcore.create_model("mask_rcnn", **KIND.model_facts(data), **TINY)
+    options: dict[str, Any] = {**KIND.model_facts(data), **TINY}
+    model = segcore.create_model("mask_rcnn", **options)
     augment = {"crop": (64, 64), "scale": (0.8, 1.25), "hflip": 0.5}
     loaders = KIND.create_loaders(data, batch_size=3, seed=0, augment=augment)
     task = KIND.create_task(data, loss="cross_entropy", class_weights="none", options={})
@@ -404,11 +409,14 @@ def test_tiles_are_taken_where_memory_is_short(
 ) -> None:
     predictor: Any = segcore.load_package(trained[1], max_memory_gib=0.1)
     image = np.tile(scenes.paint(0)[0], (6, 6, 1))
-    calls = []
+    calls: list[tuple[int, ...]] = []
     detect = predictor.network.detect
-    monkeypatch.setattr(
-        predictor.network, "detect", lambda part: calls.append(part[0].shape) or detect(part)
-    )
+
+    def spy(parts: Any) -> Any:
+        calls.extend(part.shape for part in parts)
+        return detect(parts)
+
+    monkeypatch.setattr(predictor.network, "detect", spy)
     found = predictor(image)[0]
     assert len(calls) > 1
     assert all(shape[0] * shape[1] < image.shape[0] * image.shape[1] for shape in calls)

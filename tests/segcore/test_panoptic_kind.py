@@ -218,7 +218,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, dict[s
     splits = {"train": [f"train_{i:02}" for i in range(6)], "val": ["val_10", "val_11"]}
     data = scenes.write(folder / "shards", {**splits, "test": ["test_02"]})
     torch.manual_seed(0)
-    model = segcore.create_model("panoptic_fpn", **KIND.model_facts(data), **TINY)
+    options: dict[str, Any] = {**KIND.model_facts(data), **TINY}
+    model = segcore.create_model("panoptic_fpn", **options)
     augment = {"crop": (64, 64), "scale": (0.8, 1.25), "hflip": 0.5}
     loaders = KIND.create_loaders(data, batch_size=3, seed=0, augment=augment)
     task = KIND.create_task(data, loss="cross_entropy", class_weights="none", options={})

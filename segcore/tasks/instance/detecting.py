@@ -62,13 +62,10 @@ def _cropped(output: Output, size: Size) -> Output:
     if output["masks"].shape[-2:] == (height, width):
         return output
     limits = output["boxes"].new_tensor([width, height, width, height])
-    cropped = {
-        "boxes": output["boxes"].clamp_min(0).minimum(limits),
-        "masks": output["masks"][..., :height, :width],
-    }
-    if "semantic" in output:
-        cropped["semantic"] = output["semantic"][..., :height, :width]
-    return output | cropped
+    maps = {key: output[key] for key in ("masks", "semantic") if key in output}
+    cropped = {key: value[..., :height, :width] for key, value in maps.items()}
+    boxes = output["boxes"].clamp_min(0).minimum(limits)
+    return output | cropped | {"boxes": boxes}
 
 
 class DetectingPredictor:

@@ -30,8 +30,8 @@ def class_table(found: ObjectRecords, other: ObjectRecords | None, data: Describ
     champion = None
     if other is not None:
         before = _by_class(other, labels)
-        champion = [before[label]["ap"] for label in labels]
-    names = [("ap", "AP"), ("ap50", "AP50"), ("ap75", "AP75")]
+        champion = [before[label]["class_ap"] for label in labels]
+    names = [("class_ap", "AP"), ("ap50", "AP50"), ("ap75", "AP75")]
     names += [(f"ap_{area}", f"AP {area}") for area in AREAS if area != "all"]
     counts = np.array([own[label]["objects"] for label in labels])
     share = (counts / max(1, counts.sum())).tolist()
@@ -59,7 +59,7 @@ def _by_class(found: ObjectRecords, labels: Sequence[int]) -> dict[int, dict[str
     rows = {}
     for label in labels:
         if label not in place:
-            names = ("ap", "ap50", "ap75", *(f"ap_{area}" for area in AREAS))
+            names = ("class_ap", "ap50", "ap75", *(f"ap_{area}" for area in AREAS))
             rows[label] = {**dict.fromkeys(names, math.nan), "objects": 0.0}
             continue
         values = table.ap[0, place[label]]  # [A, T]
@@ -69,7 +69,7 @@ def _by_class(found: ObjectRecords, labels: Sequence[int]) -> dict[int, dict[str
             for record in found.precision
         )
         rows[label] = {
-            "ap": by_area[0],
+            "class_ap": by_area[0],
             "ap50": float(values[0, 0]),
             "ap75": float(values[0, 5]),
             **{f"ap_{area}": by_area[i] for i, area in enumerate(AREAS)},

@@ -117,7 +117,7 @@ class InstanceTask(Task):
 
 
 class InstanceMetric:
-    """ap, ap50, ap75, ap_small, ap_medium, ap_large, ar100, ap/<class name>.
+    """ap, ap50, ap75, ap_small, ap_medium, ap_large, ar100, class_ap/<class name>.
 
     Of a model without classes, all are taken for one.
 
@@ -151,7 +151,7 @@ class InstanceMetric:
         by_class = mean_defined(table.ap[0, :, 0])
         for label, value in zip(table.labels.tolist(), by_class.tolist(), strict=True):
             if label > 0:  # 0 takes all classes for one
-                figures[f"ap/{self.names[label - 1]}"] = value
+                figures[f"class_ap/{self.names[label - 1]}"] = value
         return figures
 
     def state(self) -> dict[str, list[bytes]]:

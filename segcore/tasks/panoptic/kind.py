@@ -145,7 +145,7 @@ class PanopticKind(Kind):
             data.classes,
             data.palette,
             [
-                *(Column(key, name, own[key]) for key, name in names),
+                *(Column(f"class_{key}", name, own[key]) for key, name in names),
                 Column("segment_share", "segments", share, is_share=True),
             ],
             champion=None if other is None else other.table(data)["pq"],

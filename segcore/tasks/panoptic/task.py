@@ -74,7 +74,7 @@ class PanopticTask(InstanceTask):
 
 
 class PanopticMetric:
-    """pq, sq, rq, pq_things, pq_stuff, pq/<class name>.
+    """pq, sq, rq, pq_things, pq_stuff, class_pq/<class name>.
 
     Args:
         classes: names, by index.
@@ -98,7 +98,7 @@ class PanopticMetric:
         by_class = zip(self.classes, found["pq_per_class"], strict=True)
         return {
             **{name: found[name] for name in FIGURES},
-            **{f"pq/{name}": value for name, value in by_class if not np.isnan(value)},
+            **{f"class_pq/{name}": value for name, value in by_class if not np.isnan(value)},
         }
 
     def state(self) -> list[bytes]:
