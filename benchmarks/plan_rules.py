@@ -15,19 +15,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from own_data import ROOT, make
 
 import segcore
-from pipelines.evaluation.compare import confusions
+from pipelines.evaluation.compare import record
 from pipelines.params import Params
 from pipelines.params.planned import apply_plan
 from pipelines.plan import make_plan
 from pipelines.sources import create_dataset
 from pipelines.train import package_spec
-from pipelines.training.build import build_model, build_task, loader_options
+from pipelines.training.build import build_loaders, build_model, build_task, find_kind
 from segcore.data.prepare import validate, write
-from segcore.metrics import scores
 
 RESULTS = ROOT / "benchmarks" / "results"
 DATA = ("nuclei", "camvid", "isbi_em", "streets")
@@ -80,7 +80,7 @@ def run(params: Params, shards: Path) -> dict[str, Any]:
     dataset = segcore.open_shards(shards)
     torch.manual_seed(params.train.seed)
     model = build_model(params, dataset)
-    train, val = segcore.create_loaders(dataset, **loader_options(params))
+    train, val = build_loaders(params, dataset)
     judge = None if params.train.refit else val
     options = params.train.fit_options()
     steps, best, weights = 0, float("-inf"), model.state_dict()
@@ -90,12 +90,15 @@ def run(params: Params, shards: Path) -> dict[str, Any]:
             best, weights = score, epoch.weights()
         steps = epoch.step
     model.load_state_dict(weights)
-    precision = params.train.precision
-    predictor = segcore.Predictor(model, package_spec(params, dataset, {}), precision=precision)
+    kind, precision = find_kind(params, dataset), params.train.precision
+    spec = package_spec(params, dataset, {})
+    predictor = kind.create_predictor(model, spec, precision=precision)
     rows = list(range(len(dataset.split("test"))))
-    found = scores(confusions(predictor, dataset, rows, batch_size=1).sum(0))
-    iou = dict(zip(dataset.classes, map(float, found.per_class()["iou"]), strict=True))
-    return {"steps": steps, "miou": float(found.miou), "iou": iou}
+    records = kind.records(record(predictor, dataset, rows, kind=kind, batch_size=1), dataset)
+    score = float(kind.figures(records, np.ones((1, len(rows))))[kind.headline][0])
+    column = kind.class_table(records, None, dataset).columns[0]
+    by_class = dict(zip(dataset.classes, map(float, column.values), strict=True))
+    return {"steps": steps, "miou": score, "iou": by_class}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

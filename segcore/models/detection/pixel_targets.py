@@ -70,5 +70,6 @@ def pixel_targets(target: Target, size: Sequence[int], *, border: float) -> Pixe
 
 def crowd_map(target: Target) -> Tensor:
     """Pixels of crowd objects, uint8 [H, W]."""
-    crowds = target["iscrowd"].nonzero()[:, 0] if "iscrowd" in target else []
-    return (target["masks"][crowds] > 0).any(0).to(torch.uint8)
+    masks = target["masks"]
+    crowds = masks[target["iscrowd"] > 0] if "iscrowd" in target else masks[:0]
+    return (crowds > 0).any(0).to(torch.uint8)

@@ -6,6 +6,8 @@ References: Dai et al. 2016 (InstanceFCN), arXiv:1603.08678; Li et al. 2017 (FCI
 arXiv:1611.07709; Dai et al. 2016 (MNC), arXiv:1512.04412.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -158,7 +160,7 @@ def tight_boxes(masks: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _grid(maps: int) -> int:
-    grid = round(maps**0.5)
+    grid = math.isqrt(maps)
     if grid**2 != maps:
         raise ShapeError(f"{maps} maps are no square grid: give k * k of them")
     return grid

@@ -45,7 +45,8 @@ def positive_windows(boxes: Tensor, count: int, share: float) -> tuple[Tensor, T
     if len(boxes) == 0:
         return boxes.new_zeros(0, 4), torch.zeros(0, dtype=torch.int64, device=boxes.device)
     owner = torch.randint(len(boxes), (count,), device=boxes.device)
-    centre, side = canonical_windows(boxes, share)[owner].split([2, 1], 1)
+    windows = canonical_windows(boxes, share)[owner]
+    centre, side = windows[:, :2], windows[:, 2:]
     noise = 2 * torch.rand(count, 3, device=boxes.device) - 1
     side = side * 2 ** (JITTER_OCTAVES * noise[:, 2:])
     return _to_boxes(centre + JITTER * side * noise[:, :2], side), owner

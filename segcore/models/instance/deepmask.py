@@ -1,7 +1,6 @@
 """DeepMask: is there an object centred in this window, and which pixels are its own?
 
-Reference: Pinheiro, Collobert & Dollar 2015, arXiv:1506.06204; layout of the ResNet version from
-facebookresearch/deepmask.
+Reference: Pinheiro, Collobert & Dollar 2015, arXiv:1506.06204, in its authors' ResNet version.
 """
 
 import math
@@ -144,8 +143,7 @@ class DeepMask(nn.Module):
         for module in [*heads.modules(), self.mask_head]:
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)
-        # Logits near 0 at the start: neither mask nor object is believed in.
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         nn.init.normal_(self.mask_head.weight, std=0.01)
 
     def forward(

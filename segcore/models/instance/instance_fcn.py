@@ -93,18 +93,17 @@ class InstanceFCN(nn.Module):
         super().__init__()
         self.trunk = trunk
         relu = nn.ReLU(inplace=True)
-        self.instance = nn.Sequential(
-            nn.Conv2d(channels, 512, 1), relu, nn.Conv2d(512, options.grid**2, 3, padding=1)
-        )
-        self.score = nn.Sequential(
-            nn.Conv2d(channels, 512, 3, padding=1), relu, nn.Conv2d(512, 1, 1)
-        )
+        maps = nn.Conv2d(512, options.grid**2, 3, padding=1), nn.Conv2d(512, 1, 1)
+        hidden = nn.Conv2d(channels, 512, 1), nn.Conv2d(channels, 512, 3, padding=1)
+        for layer in (*hidden, *maps):
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        for layer in hidden:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        for layer in maps:
+            nn.init.normal_(layer.weight, std=0.01)
+        self.instance = nn.Sequential(hidden[0], relu, maps[0])
+        self.score = nn.Sequential(hidden[1], relu, maps[1])
         self.prepare, self.options = prepare, options
-        for branch in (self.instance, self.score):
-            nn.init.kaiming_normal_(branch[0].weight, nonlinearity="relu")
-            nn.init.normal_(branch[2].weight, std=0.01)
-            for layer in (branch[0], branch[2]):
-                nn.init.zeros_(layer.bias)
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None = None

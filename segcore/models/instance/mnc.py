@@ -1,7 +1,6 @@
 """MNC: a cascade of boxes, masks in the boxes, and categories of the masks, learned end to end.
 
-Reference: Dai, He & Sun 2016, Instance-aware Semantic Segmentation via Multi-task Network Cascades,
-arXiv:1512.04412; layers as the authors' release.
+Reference: Dai, He & Sun 2016, arXiv:1512.04412; layers as the authors' release.
 """
 
 from collections.abc import Sequence
@@ -102,7 +101,8 @@ class CascadeHeads(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
-        for layer in (self.mask[-1], self.box_score, self.mask_score, self.code):
+        last = [layer for layer in self.mask if isinstance(layer, nn.Linear)][-1]
+        for layer in (last, self.box_score, self.mask_score, self.code):
             nn.init.normal_(layer.weight, std=0.01)
 
     def forward(self, features: Tensor, rois: Tensor) -> StageOutputs:
