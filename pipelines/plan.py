@@ -1,12 +1,15 @@
 """Stage plan: shards and this machine in; outputs/plan.yaml, a value with its reason a key, out."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines import stage, storage
 from pipelines.params import Params
 from pipelines.params.planned import PLAN
+from pipelines.params.section import AUTO
 from pipelines.sources import shards_folder
+from segcore.errors import OptionError
 
 if TYPE_CHECKING:
     from pipelines.planning.facts import Decision
@@ -30,16 +33,39 @@ def make_plan(params: Params, meta: "ShardMeta") -> tuple[dict[str, "Decision"],
     from pipelines.planning.timing import RememberedSteps, measure_step
 
     machine = training_machine(params.cluster)
+    task = task_of(params, meta.info.tasks)
     height, width = meta.fingerprint["sizes"]["median"]
     timer = RememberedSteps(
         storage.absolute(params.cluster.storage),
         machine,
         size=(int(height), int(width)),
         channels=meta.in_channels,
-        classes=meta.info.num_classes,
+        task=task,
+        classes=meta.info.classes,
+        things=meta.info.things,
         measure=on_the_node(params.cluster, measure_step),
     )
-    return decide(params, meta.fingerprint, machine, timer), machine
+    return decide(params, meta.fingerprint, machine, timer, task=task), machine
+
+
+def task_of(params: Params, tasks: Sequence[str]) -> str:
+    """The kind of task that will be trained: as set, else the model's, else the data's first.
+
+    Raises:
+        OptionError: the data have no labels for `data.task`.
+    """
+    wanted = params.data.task
+    if wanted is None and params.model.name != AUTO:
+        from segcore.models import MODELS, model_card
+
+        if params.model.name in MODELS:
+            return str(model_card(params.model.name).task)
+    if wanted is not None and wanted not in tasks:
+        raise OptionError(
+            f"data.task is {wanted}, and {params.data.name} has labels for {', '.join(tasks)}: "
+            "take one of these, or give such labels"
+        )
+    return wanted or tasks[0]
 
 
 def show(decisions: dict[str, "Decision"]) -> None:

@@ -43,6 +43,9 @@ class DataParams(Section):
     image_encoding: Literal["keep", "png", "jpeg", "raw"] = Field(description="of stored images")
     rows_per_shard: int = Field(ge=1)
     max_rejected: int = Field(ge=0, description="bad inputs tolerated before prepare fails")
+    task: str | None = Field(
+        description="kind of task that is trained; null: the model's, else the first with labels"
+    )
     cache: Literal["none", "ram", "disk"] = Field(description="where decoded images are kept")
 
 

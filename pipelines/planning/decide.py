@@ -15,7 +15,12 @@ YOURS = "set in params.yaml"
 
 
 def decide(
-    params: Params, fingerprint: Mapping[str, Any], machine: Machine, time_step: StepTimer
+    params: Params,
+    fingerprint: Mapping[str, Any],
+    machine: Machine,
+    time_step: StepTimer,
+    *,
+    task: str = "semantic",
 ) -> dict[str, Decision]:
     """A decision for every key that has a rule.
 
@@ -24,6 +29,7 @@ def decide(
         fingerprint: of the dataset.
         machine: that will train.
         time_step: seconds of a step under given settings.
+        task: kind of task that is trained.
 
     Raises:
         OptionError: a key is auto that no rule decides.
@@ -34,7 +40,7 @@ def decide(
             f"{unknown[0]} is auto, but no rule decides it: give it a value. auto may be "
             f"{', '.join(RULES)}"
         )
-    facts = Facts(fingerprint, machine, params, time_step)
+    facts = Facts(fingerprint, machine, params, time_step, task)
     decisions: dict[str, Decision] = {}
     given = _flat(params)
     for key, rule in RULES.items():

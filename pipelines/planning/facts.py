@@ -38,6 +38,7 @@ class Facts:
         machine: that will train.
         params: as the user wrote them.
         time_step: seconds of a step under the settings so far.
+        task: kind of task that is trained.
         settings: values by dotted key, the user's and those decided so far.
     """
 
@@ -45,6 +46,7 @@ class Facts:
     machine: Machine
     params: Params
     time_step: StepTimer
+    task: str
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable
 
 from pipelines.planning.facts import Decision, Facts
+from pipelines.planning.starts import start_of
 
 CROP_PX = 256
 WHOLE_PICTURE_PX = 1.5 * CROP_PX**2
-BATCH = 8
 STEP_BYTES_PER_PX = 5000  # of a training step in fp32, U-Net with ResNet-18
 RARE_SHARE = 0.1
 ORIENTED = 0.1
@@ -28,18 +28,20 @@ Rule = Callable[[Facts], Decision]
 
 
 def architecture(facts: Facts) -> Decision:
-    """The encoder-decoder that learns fastest from few pictures, on every set tried."""
-    why = "U-Net over a ResNet-18: the best of the architectures tried in the first minutes"
-    return Decision("unet", why, ("measured",))
+    """What the kind of task starts from."""
+    start = start_of(facts.task)
+    return Decision(start.model, start.why, ("measured",))
 
 
-def option(value: object, what: str) -> Rule:
+def option(name: str) -> Rule:
     """An option of the planned architecture; of another, its own default."""
 
     def rule(facts: Facts) -> Decision:
         if facts.params.model.name != "auto":
             return Decision(None, f"{facts.params.model.name}'s own", ("you",))
-        return Decision(value, what, ("measured",))
+        start = start_of(facts.task)
+        value, why = start.options.get(name, (None, f"{start.model}'s own"))
+        return Decision(value, why, ("measured",))
 
     return rule
 
@@ -59,10 +61,10 @@ def crop(facts: Facts) -> Decision:
 
 
 def batch_size(facts: Facts) -> Decision:
-    """Eight, or what half of the memory holds."""
+    """What the kind of task starts with, or what half of the memory holds."""
     area = math.prod(facts.seen)
     fits = int(facts.machine.memory_gib * 2**30 / 2 / (area * STEP_BYTES_PER_PX))
-    value = max(1, min(BATCH, fits))
+    value = max(1, min(start_of(facts.task).batch, fits))
     need = value * area * STEP_BYTES_PER_PX / 2**30
     why = f"{value} of {facts.seen[0]} x {facts.seen[1]} take about {need:.1f} GiB of "
     return Decision(value, f"{why}{facts.machine.memory_gib:.0f}", ("sizes", "memory"))
@@ -77,10 +79,13 @@ def precision(facts: Facts) -> Decision:
 
 
 def loss(facts: Facts) -> Decision:
-    """Cross-entropy for every pixel, Dice for every class."""
+    """Cross-entropy for every pixel, Dice for every class; models of objects have their own."""
+    name = start_of(facts.task).loss
+    if name == "cross_entropy":
+        return Decision(name, f"without effect: {facts.task} models have their own", ("task",))
     rare = min(facts.classes, key=lambda entry: entry["pixel_share"])
     share = f"{rare['name']} has {rare['pixel_share']:.2%} of the pixels"
-    return Decision("dice_ce", f"Dice gives each class a say: {share}", ("classes",))
+    return Decision(name, f"Dice gives each class a say: {share}", ("classes",))
 
 
 def learning_rate(facts: Facts) -> Decision:
@@ -212,11 +217,11 @@ def _seconds(seconds: float) -> str:
 
 RULES: dict[str, Rule] = {
     "model.name": architecture,
-    "model.options.backbone": option("resnet18", "light enough for minutes"),
-    "model.options.norm": option("batch", "in the decoder too: learns faster"),
-    "model.options.dropout": option(0.0, "minutes are too short to overfit"),
-    "model.options.upsample": option("nearest", "all channels reach the decoder's convolutions"),
-    "model.options.head_kernel": option(3, "logits grow faster under Adam, thin things first"),
+    "model.options.backbone": option("backbone"),
+    "model.options.norm": option("norm"),
+    "model.options.dropout": option("dropout"),
+    "model.options.upsample": option("upsample"),
+    "model.options.head_kernel": option("head_kernel"),
     "train.augment.crop": crop,
     "train.batch_size": batch_size,
     "train.precision": precision,

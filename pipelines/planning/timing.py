@@ -6,9 +6,10 @@ A plan that timed anew each time would flicker, and would import torch each time
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from pipelines.storage import write_atomic
@@ -33,7 +34,9 @@ class RememberedSteps:
         machine: whose timings these are.
         size: (height, width) of a picture, for settings without a crop.
         channels: of a picture.
-        classes: number of classes.
+        task: kind of task that is trained.
+        classes: names of the classes.
+        things: which of them are countable.
         measure: times a step of a model with these facts and options, on that machine.
     """
 
@@ -44,14 +47,18 @@ class RememberedSteps:
         *,
         size: tuple[int, int],
         channels: int,
-        classes: int,
+        task: str,
+        classes: Sequence[str],
+        things: Sequence[bool],
         measure: Measure,
     ) -> None:
         self.file = folder / FILE
         self.machine = machine
         self.size = size
         self.channels = channels
-        self.classes = classes
+        self.task = task
+        self.classes = list(classes)
+        self.things = list(things) or [False] * len(classes)
         self.measure = measure
 
     def __call__(self, settings: Mapping[str, Any]) -> float:
@@ -66,7 +73,9 @@ class RememberedSteps:
             "torch": version("torch"),
             "size": list(settings["train.augment.crop"] or self.size),
             "channels": self.channels,
+            "task": self.task,
             "classes": self.classes,
+            "things": self.things,
             "options": options,
             **{key: settings[key] for key in KEYS},
         }
@@ -89,36 +98,54 @@ def measure_step(what: Mapping[str, Any], options: Mapping[str, Any]) -> float:
     """Time a few training steps on random pixels; the median after a warm-up.
 
     Args:
-        what: model.name, train.batch_size, train.precision, size, channels, classes, machine.
+        what: model.name, train.batch_size, train.precision, size, channels, task, classes, things,
+            machine.
         options: of the model.
     """
     import torch
 
     import segcore
+    from segcore.engine.batches import to_device
     from segcore.engine.options import PRECISIONS
+    from segcore.tasks import get_kind
 
     device = torch.device(what["machine"]["device"])
+    kind, data = get_kind(what["task"]), described(what)
+    task = kind.create_task(data)
     with torch.random.fork_rng():
-        model = segcore.create_model(
-            what["model.name"],
-            num_classes=what["classes"],
-            in_channels=what["channels"],
-            **options,
-        )
-        shape = (what["train.batch_size"], what["channels"], *what["size"])
-        images = torch.rand(shape, device=device).contiguous(memory_format=torch.channels_last)
+        facts = {**kind.model_facts(data), **options}
+        model = segcore.create_model(what["model.name"], **facts)
+        size = (what["size"][0], what["size"][1])
+        batch = kind.random_batch(data, size=size, count=what["train.batch_size"])
     model = model.to(device).to(memory_format=torch.channels_last)
-    target = torch.zeros(shape[0], *shape[2:], dtype=torch.long, device=device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
     precision = PRECISIONS[what["train.precision"]]
     seconds = []
     for _ in range(STEPS + 1):
         start = time.perf_counter()
+        moved = to_device(batch, device, channels_last=True)
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-            loss = torch.nn.functional.cross_entropy(model(images)["out"], target)
+            loss = torch.stack(list(task.training_step(model, moved).values())).sum()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         float(loss.detach())  # waits for an accelerator
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])
+
+
+def described(what: Mapping[str, Any]) -> Any:
+    """A dataset of these classes, as far as a model and a task ask for one."""
+    classes, channels = tuple(what["classes"]), int(what["channels"])
+    return SimpleNamespace(
+        name="random pixels",
+        num_classes=len(classes),
+        in_channels=channels,
+        classes=classes,
+        palette=((0, 0, 0),) * len(classes),
+        things=tuple(what["things"]),
+        ignore_index=255,
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
+        pixel_counts=None,
+    )

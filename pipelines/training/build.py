@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 
 
 def task_name(params: Params, dataset: Any) -> str:
-    """Name of the kind of task that is trained: the model's own, else the dataset's first."""
+    """Name of the kind of task that is trained: the model's own, else the dataset's first.
+
+    Raises:
+        OptionError: data.task is another, or the dataset has no labels for it.
+    """
     from segcore.tasks import choose_task
 
-    return choose_task(params.model.name, dataset)
+    return choose_task(params.model.name, dataset, params.data.task)
 
 
 def find_kind(params: Params, dataset: Any) -> "Kind":

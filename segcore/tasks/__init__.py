@@ -49,19 +49,30 @@ def get_kind(name: str) -> Kind:
     return kind
 
 
-def choose_task(architecture: str, dataset: Any) -> str:
+def choose_task(architecture: str, dataset: Any, wanted: str | None = None) -> str:
     """Name of the task that an architecture has on a dataset.
 
-    What its card says; for an architecture without one, the first that the dataset has labels for.
+    What its card says; for an architecture without one, the wanted one, or the first that the
+    dataset has labels for.
 
     Args:
         architecture: a name that `create_model` takes.
         dataset: of `open_shards`.
+        wanted: what the architecture must be for; None for anything.
 
     Raises:
-        OptionError: the dataset has no labels for it.
+        UnknownNameError: no task of that name is known.
+        OptionError: the dataset has no labels for it, or the architecture is for another.
     """
-    name: str = model_card(architecture).task if architecture in MODELS else dataset.tasks[0]
+    if wanted is not None and wanted not in TASKS:
+        raise unknown_name("task", wanted, TASKS)
+    first = wanted or dataset.tasks[0]
+    name: str = model_card(architecture).task if architecture in MODELS else first
+    if wanted not in (None, name):
+        raise OptionError(
+            f"data.task is {wanted}, and model.name {architecture} is for the task {name}: take "
+            "another model, or set data.task to null"
+        )
     if name not in dataset.tasks:
         raise OptionError(
             f"model.name is {architecture}, which is for the task {name}, and {dataset.name} has "

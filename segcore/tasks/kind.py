@@ -20,7 +20,7 @@ from segcore.data.targets import Described, Label, Targets
 from segcore.errors import OptionError
 from segcore.inference.images import ImageArray
 from segcore.inference.spec import PackageSpec
-from segcore.tasks.base import Task
+from segcore.tasks.base import Batch, Task
 from segcore.tasks.sections import ClassTable, Section
 
 Floats = NDArray[np.float64]
@@ -150,6 +150,10 @@ class Kind:
         from segcore.data.loader import create_loaders
 
         return create_loaders(dataset, targets=self.targets(dataset), **options)
+
+    def random_batch(self, data: Described, *, size: tuple[int, int], count: int) -> Batch:
+        """A made-up batch of `count` images of (height, width), to time a step by."""
+        raise NotImplementedError
 
     # Inference
 

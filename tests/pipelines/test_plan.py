@@ -9,12 +9,16 @@ import yaml
 
 from pipelines.params import Params
 from pipelines.params.planned import apply_plan, load_planned, open_keys
+from pipelines.plan import task_of
 from pipelines.planning.decide import decide
 from pipelines.planning.facts import Decision
 from pipelines.planning.file import write_plan
 from pipelines.planning.rules import RULES
+from pipelines.planning.starts import STARTS
+from pipelines.planning.timing import measure_step
 from segcore.errors import OptionError
 from segcore.machine import Machine, describe_machine
+from segcore.models import model_card
 
 ROOT = Path(__file__).parents[2]
 CPU = Machine("cpu", "a processor", 2, 24.0, True, 0)
@@ -42,6 +46,7 @@ def params(**values: Any) -> Params:
 def planned(
     values: dict[str, Any] | None = None,
     *,
+    task: str = "semantic",
     step_s: float = 0.4,
     machine: Machine = CPU,
     **facts: Any,
@@ -49,7 +54,7 @@ def planned(
     def timer(settings: Mapping[str, Any]) -> float:
         return step_s
 
-    return decide(params(**(values or {})), fingerprint(**facts), machine, timer)
+    return decide(params(**(values or {})), fingerprint(**facts), machine, timer, task=task)
 
 
 def value(key: str, *args: Any, **facts: Any) -> Any:
@@ -142,6 +147,36 @@ def test_search_only_where_it_fits() -> None:
     images = {"train": 400, "val": 40, "test": 90}
     assert value("tune.trials", images=images) == 0
     assert value("tune.trials", {"train.budget_minutes": 60.0, "train.epoch_steps": 50}) == 3
+
+
+@pytest.mark.parametrize("task", sorted(STARTS))
+def test_every_kind_of_task_has_a_start_that_can_be_timed(task: str) -> None:
+    start = STARTS[task]
+    assert model_card(start.model).task == task
+    decisions = planned(task=task)
+    assert decisions["model.name"].value == start.model
+    options = {name: value for name, (value, _) in start.options.items()}
+    what = {
+        "model.name": start.model,
+        "train.batch_size": 1,
+        "train.precision": "fp32",
+        "size": [96, 64],
+        "channels": 3,
+        "task": task,
+        "classes": ["ground", "car", "tree"],
+        "things": [False, True, True],
+        "machine": CPU.to_json(),
+    }
+    assert measure_step(what, options) > 0
+
+
+def test_the_kind_of_task_follows_what_is_set_then_the_model_then_the_labels() -> None:
+    tasks = ("semantic", "instance")
+    assert task_of(params(), tasks) == "semantic"
+    assert task_of(params(**{"data.task": "instance"}), tasks) == "instance"
+    assert task_of(params(**{"model.name": "mask_rcnn"}), tasks) == "instance"
+    with pytest.raises(OptionError, match=r"data\.task is panoptic, and streets has labels for"):
+        task_of(params(**{"data.task": "panoptic"}), tasks)
 
 
 def test_auto_without_a_rule_is_refused() -> None:

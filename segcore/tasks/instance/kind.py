@@ -15,11 +15,11 @@ from segcore.inference.images import ImageArray
 from segcore.inference.spec import PackageSpec
 from segcore.metrics import precision_curves
 from segcore.metrics.average_precision import RECALLS
-from segcore.tasks.base import Task
+from segcore.tasks.base import Batch, Task
 from segcore.tasks.instance import files, pictures, tables
 from segcore.tasks.instance import records as scoring
 from segcore.tasks.instance.predictor import InstancePrediction, InstancePredictor
-from segcore.tasks.instance.targets import ObjectLabel, ObjectTargets
+from segcore.tasks.instance.targets import ObjectLabel, ObjectTargets, random_objects
 from segcore.tasks.instance.task import create_instance_task
 from segcore.tasks.kind import OVERLAYS, Floats, Kind, Output, Served
 from segcore.tasks.sections import ClassTable, Section
@@ -63,6 +63,10 @@ class InstanceKind(Kind):
     def create_task(self, dataset: Any = None, **options: Any) -> Task:
         """See `create_instance_task`."""
         return create_instance_task(dataset, **options)
+
+    def random_batch(self, data: Described, *, size: tuple[int, int], count: int) -> Batch:
+        """Noise with a grid of objects."""
+        return random_objects(size, count=count, channels=data.in_channels)
 
     def serve(self, predictions: Sequence[InstancePrediction]) -> dict[str, Any]:
         """Arrays of a batch of images of one size, the number of objects padded to the largest.

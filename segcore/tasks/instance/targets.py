@@ -27,6 +27,7 @@ from segcore.inference import rle
 MIN_SHARE = 0.25
 # A mask head sees cells of several pixels: a rest of three pixels is noise of the resampling.
 MIN_PX = 4
+GRID_PX = 64  # between the objects of a made-up batch
 
 Ids = NDArray[np.int32]
 
@@ -181,3 +182,31 @@ def objects_of(
         "iscrowd": torch.tensor([one.iscrowd for one in chosen], dtype=torch.uint8),
         "area": torch.from_numpy(areas[kept].astype(np.float32)),
     }
+
+
+def random_objects(size: Size, *, count: int, channels: int) -> dict[str, Any]:
+    """A made-up batch: noise with a grid of square objects of the first thing.
+
+    Args:
+        size: (height, width) of each image.
+        count: images.
+        channels: of each.
+    """
+    height, width = size
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    inside = (y % GRID_PX < GRID_PX // 2) & (x % GRID_PX < GRID_PX // 2)
+    ids = (y // GRID_PX * (width // GRID_PX + 1) + x // GRID_PX + 1) * inside
+    numbers = torch.unique(ids)[1:]
+    masks = (ids == numbers[:, None, None]).to(torch.uint8)
+    rows, columns = masks.any(2).float(), masks.any(1).float()
+    left, top = columns.argmax(1), rows.argmax(1)
+    boxes = torch.stack([left, top, left + columns.sum(1), top + rows.sum(1)], 1).float()
+    target = {
+        "boxes": boxes,
+        "labels": torch.ones(len(masks), dtype=torch.int64),
+        "masks": masks,
+        "iscrowd": torch.zeros(len(masks), dtype=torch.uint8),
+        "area": masks.flatten(1).sum(1).float(),
+    }
+    images = list(torch.randint(256, (count, channels, height, width), dtype=torch.uint8))
+    return {"image": images, "target": [dict(target) for _ in images]}

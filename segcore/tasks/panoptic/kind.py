@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from PIL import Image
 
 from segcore.data.targets import Described, Targets
@@ -14,10 +15,10 @@ from segcore.errors import DataError
 from segcore.inference.images import ImageArray
 from segcore.inference.spec import PackageSpec
 from segcore.metrics import PanopticRecord, match_panoptic, panoptic_table, weighted_pq
-from segcore.tasks.base import Task
+from segcore.tasks.base import Batch, Task
 from segcore.tasks.instance.files import pad
 from segcore.tasks.instance.kind import count_things
-from segcore.tasks.instance.targets import ObjectLabel
+from segcore.tasks.instance.targets import ObjectLabel, random_objects
 from segcore.tasks.kind import OVERLAYS, Floats, Kind, Output, Served
 from segcore.tasks.panoptic import files, pictures
 from segcore.tasks.panoptic.predictor import PanopticPredictor
@@ -89,6 +90,13 @@ class PanopticKind(Kind):
     def create_task(self, dataset: Any = None, **options: Any) -> Task:
         """See `create_panoptic_task`."""
         return create_panoptic_task(dataset, **options)
+
+    def random_batch(self, data: Described, *, size: tuple[int, int], count: int) -> Batch:
+        """Noise with a grid of objects, and the first stuff around them."""
+        batch = random_objects(size, count=count, channels=data.in_channels)
+        for target in batch["target"]:
+            target["semantic"] = torch.zeros(size, dtype=torch.int64)
+        return batch
 
     def serve(self, predictions: Sequence[Panoptic]) -> dict[str, Any]:
         """Arrays of a batch of images of one size, the number of segments padded to the largest.

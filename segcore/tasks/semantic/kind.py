@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from PIL import Image
 
 from segcore.data.targets import ClassMaps, Described, Label, Targets
@@ -13,7 +14,7 @@ from segcore.inference.images import ImageArray
 from segcore.inference.predictor import Prediction, Predictor
 from segcore.inference.spec import PackageSpec
 from segcore.metrics import scores
-from segcore.tasks.base import Task
+from segcore.tasks.base import Batch, Task
 from segcore.tasks.kind import OVERLAYS, Floats, Kind, Output, Served
 from segcore.tasks.sections import ClassTable, Column, Heatmap, Section
 from segcore.tasks.semantic import confusions
@@ -50,6 +51,13 @@ class SemanticKind(Kind):
     def create_task(self, dataset: Any = None, **options: Any) -> Task:
         """See `create_semantic_task`."""
         return create_semantic_task(dataset, **options)
+
+    def random_batch(self, data: Described, *, size: tuple[int, int], count: int) -> Batch:
+        """Noise, all of the first class."""
+        return {
+            "image": torch.randint(256, (count, data.in_channels, *size), dtype=torch.uint8),
+            "target": torch.zeros((count, *size), dtype=torch.int64),
+        }
 
     def serve(self, predictions: Sequence[Prediction]) -> Any:
         """int64 class maps [N, H, W]."""

@@ -1,0 +1,63 @@
+"""What each kind of task starts from: the architecture that learns fastest from few pictures.
+
+Of the architectures tried in the first minutes on two cores; docs/plan.md has the figures.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Start(NamedTuple):
+    """An architecture, its options, and why; what is not named is the architecture's own.
+
+    Args:
+        model: name of the architecture.
+        why: it.
+        options: by name, (value, reason).
+        loss: name of the loss; the models of objects have their own.
+        batch: images of a step, at most.
+    """
+
+    model: str
+    why: str
+    options: Mapping[str, tuple[Any, str]]
+    loss: str
+    batch: int
+
+
+_LIGHT = ("resnet18", "light enough for minutes")
+
+STARTS: dict[str, Start] = {
+    "semantic": Start(
+        "unet",
+        "U-Net over a ResNet-18: the best of the architectures tried in the first minutes",
+        {
+            "backbone": _LIGHT,
+            "norm": ("batch", "in the decoder too: learns faster"),
+            "dropout": (0.0, "minutes are too short to overfit"),
+            "upsample": ("nearest", "all channels reach the decoder's convolutions"),
+            "head_kernel": (3, "logits grow faster under Adam, thin things first"),
+        },
+        "dice_ce",
+        8,
+    ),
+    "instance": Start(
+        "watershed",
+        "interiors and borders of a U-Net, cut into objects: learns from every pixel at once",
+        {"backbone": _LIGHT},
+        "cross_entropy",
+        8,
+    ),
+    "panoptic": Start(
+        "panoptic_fpn",
+        "Mask R-CNN and a stuff head on one pyramid: the published baseline",
+        {"backbone": _LIGHT},
+        "cross_entropy",
+        4,
+    ),
+}
+
+
+def start_of(task: str) -> Start:
+    """What a kind of task starts from; one that is not known here, as semantic does."""
+    return STARTS.get(task, next(iter(STARTS.values())))
