@@ -43,6 +43,12 @@ def predict(
     overlays: Annotated[
         bool, typer.Option("--overlays/--no-overlays", help="Also write tinted images")
     ] = False,
+    contours: Annotated[
+        bool, typer.Option("--contours", help="Also write GeoJSON contours of objects")
+    ] = False,
+    min_score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Least score of objects that are kept")
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images that run together; default: params.yaml")
     ] = None,
@@ -59,6 +65,10 @@ def predict(
         changes: dict[str, Any] = {}
         if batch_size is not None:
             changes["predict.batch_size"] = batch_size
+        if min_score is not None:
+            changes["predict.min_score"] = min_score
+        if contours:
+            changes["predict.extras"] = ["contours"]
         if tracking_uri is not None:
             changes["tracking.uri"] = tracking_uri
         params = _params().override(changes)

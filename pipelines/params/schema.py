@@ -23,16 +23,17 @@ if TYPE_CHECKING:
 
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+]
 
 
 class DataParams(Section):
     name: str = Field(description="a name of segcore.list_datasets()")
     path: str = Field(description="folder: the folder that holds images/ and masks/")
     options: dict[str, Any] = Field(description="options of the dataset itself")
-    classes: Annotated[
-        tuple[str, ...] | None,
-        BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
-    ] = Field(description="folder: class names in index order")
+    classes: Names | None = Field(description="folder: class names in index order")
     ignore_index: int = Field(ge=0, le=65535, description="folder: mask value that counts nowhere")
     val_fraction: Fraction = Field(description="share of validation images where no split is given")
     test_fraction: Fraction = Field(description="share of test images where no split is given")
@@ -168,6 +169,10 @@ class PredictParams(Section):
     images: str | None = Field(description="folder, glob, list file; null: the test split")
     model: str | None = Field(description="model URI or package; null: the dataset's champion")
     overlays: bool
+    extras: Names = Field(description="other files of a prediction: contours (GeoJSON) of objects")
+    min_score: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        description="of objects that are kept; null: the model's own"
+    )
     batch_size: Count | Literal["auto"] = Field(description="auto: 1 on a CPU, else 8")
     precision: Precision = Field(description="auto: bf16 where the hardware computes it")
     max_memory_gib: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(

@@ -6,6 +6,7 @@ from pathlib import Path
 from pipelines.params import CRFParams, Params
 from pipelines.prediction.inputs import Input
 from pipelines.prediction.manifest import Row
+from segcore.errors import unknown_name
 from segcore.inference.predictor import FREE_SHARE
 from segcore.inference.spec import PackageSpec
 from segcore.machine import (
@@ -30,9 +31,10 @@ class Job:
         spec: of the package.
         out: absolute folder for the files of predictions and the manifest.
         base: folder that relative input paths start from; workers may run in another.
-        overlays: also write overlays.
+        extras: what is written beside the main files.
         batch_size: images that run through the model together.
         crf: of params.yaml; None for no dense CRF after the model.
+        min_score: of objects; None for the model's own.
         precision: fp32, bf16 or fp16.
         max_memory_gib: of a pass of the model; None: half of what a worker finds free.
         max_megapixels: of an image file.
@@ -45,9 +47,10 @@ class Job:
     spec: PackageSpec
     out: Path
     base: Path
-    overlays: bool
+    extras: tuple[str, ...]
     batch_size: int
     crf: CRFParams | None
+    min_score: float | None
     precision: str
     max_memory_gib: float | None
     max_megapixels: float
@@ -61,7 +64,7 @@ class Job:
     @property
     def outputs(self) -> tuple[Output, ...]:
         """What every input becomes, the main file first."""
-        return self.kind.outputs({OVERLAYS} if self.overlays else ())
+        return self.kind.outputs(self.extras)
 
     def row(self, item: Input, status: str, reason: str = "") -> Row:
         """A row about `item` under this job's model."""
@@ -74,12 +77,13 @@ class Job:
             dataset_digest=self.spec.dataset_digest,
             crf=self.crf.model_dump_json() if self.crf else "",
             precision=self.precision,
+            min_score=self.min_score,
         )
 
     def made(self, item: Input, known: Row) -> bool:
         """Whether a row of an earlier run tells of this model, used in this way."""
         own = self.row(item, "ok")
-        keys = ("model_digest", "crf", "precision")
+        keys = ("model_digest", "crf", "precision", "min_score")
         return all(getattr(known, key) == getattr(own, key) for key in keys)
 
     def is_written(self, item: Input) -> bool:
@@ -101,6 +105,7 @@ class Job:
             precision=self.precision,
             max_memory_gib=gib,
             **({"crf": self.crf.build()} if self.crf else {}),
+            **({"min_score": self.min_score} if self.min_score is not None else {}),
         )
 
 
@@ -109,18 +114,24 @@ def make_job(params: Params, *, package: Path, version: str, out: Path, overlays
 
     Raises:
         PackageError: the model is not a whole package.
+        UnknownNameError: predictions of its kind have no such extra file.
     """
     asked, machine = params.predict, describe_machine()
+    spec = read_spec(package)
+    for extra in asked.extras:
+        if extra not in get_kind(spec.task).extras:
+            raise unknown_name("extra of predict", extra, get_kind(spec.task).extras)
     return Job(
         package=package,
         digest=package_digest(package),
         version=version,
-        spec=read_spec(package),
+        spec=spec,
         out=out.resolve(),
         base=Path.cwd(),
-        overlays=overlays,
+        extras=(*asked.extras, *((OVERLAYS,) if overlays else ())),
         batch_size=choose_batch_size(asked.batch_size, machine),
         crf=asked.crf,
+        min_score=asked.min_score,
         precision=choose_precision(asked.precision, machine),
         max_memory_gib=None if asked.max_memory_gib == "auto" else asked.max_memory_gib,
         max_megapixels=asked.max_megapixels,

@@ -33,6 +33,7 @@ AFTER = pa.schema(
         ("dataset_digest", pa.string()),
         ("crf", pa.string()),
         ("precision", pa.string()),
+        ("min_score", pa.float64()),
     ]
 )
 
@@ -55,6 +56,7 @@ class Row:
         dataset_digest: of the shards that the model was trained on.
         crf: options of the dense CRF after the model, as JSON; "" without one.
         precision: that the model ran at: fp32, bf16 or fp16.
+        min_score: least score of an object that was asked for; None for the model's own.
     """
 
     path: str
@@ -64,6 +66,7 @@ class Row:
     dataset_digest: str
     crf: str = ""
     precision: str = DEFAULT_PRECISION
+    min_score: float | None = None
     sha256: str = ""
     reason: str = ""
     mask_path: str = ""

@@ -125,6 +125,13 @@ def test_objects_of_streets(params: Params) -> None:
         assert (ids.shape, ids.dtype) == ((96, 128), np.uint16)
         assert ids.max() <= len(row.facts["objects"])
 
+    strict = params.override({"predict.min_score": 1.0, "predict.extras": ["contours"]})
+    images, uri = "data/shards/streets/test", "models:/segcore-streets@champion"
+    again = predict(strict, images=images, model=uri, out=Path("out"), overlays=False)
+    assert (again.done, again.kept) == (3, 0), "another least score is another result"
+    assert all(not row.facts["objects"] for row in manifest.read(Path("out")).values())
+    assert len(list(Path("out/contours").rglob("*.geojson"))) == 3
+
 
 def test_panoptic_pictures_of_streets(params: Params) -> None:
     _, metrics, model = run(params, "panoptic_fpn")
