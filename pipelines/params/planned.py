@@ -53,6 +53,8 @@ def open_keys(params: Params) -> list[str]:
 def apply_plan(params: Params, decisions: dict[str, Any]) -> Params:
     """A copy in which every `auto` has the value that was decided.
 
+    With a planned architecture come options that params.yaml does not list; what is set there wins.
+
     Raises:
         OptionError: a value stays open.
     """
@@ -63,4 +65,15 @@ def apply_plan(params: Params, decisions: dict[str, Any]) -> Params:
             f"{missing[0]} is auto, and {PLAN} does not decide it: run `python -m pipelines.plan` "
             "again, or give it a value"
         )
+    if params.model.name == AUTO:
+        options = params.model.options
+        prefix = "model.options."
+        keys += [
+            key
+            for key in decisions
+            if key.startswith(prefix)
+            and key not in keys
+            and key.removeprefix(prefix) not in options
+            and decisions[key]["value"] is not None
+        ]
     return params.override({key: decisions[key]["value"] for key in keys})

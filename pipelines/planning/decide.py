@@ -7,7 +7,7 @@ from pipelines.params import Params
 from pipelines.params.planned import open_keys
 from pipelines.params.section import AUTO
 from pipelines.planning.facts import Decision, Facts, StepTimer
-from pipelines.planning.rules import RULES
+from pipelines.planning.rules import RULES, options_of_start
 from segcore.errors import OptionError
 from segcore.machine import Machine
 
@@ -47,6 +47,11 @@ def decide(
         value = given.get(key)
         decision = rule(facts) if value == AUTO else Decision(value, YOURS, ("you",))
         decisions[key], facts.settings[key] = decision, decision.value
+        if key == "model.name":
+            more = options_of_start(facts).items()
+            own = {key: entry for key, entry in more if key not in given}
+            decisions |= own
+            facts.settings |= {key: entry.value for key, entry in own.items()}
     return decisions
 
 

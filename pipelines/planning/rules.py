@@ -18,6 +18,7 @@ REFIT_PICTURES = 150
 FIRST_RESULT_MINUTES = 8.0
 ENOUGH_SAMPLES = 10_000
 THIN_PX = 8.0
+DETECTIONS = 100
 VALIDATION_SHARE = 0.08
 VALIDATIONS = (2, 12)
 SEARCH_TRIALS = 3
@@ -44,6 +45,23 @@ def option(name: str) -> Rule:
         return Decision(value, why, ("measured",))
 
     return rule
+
+
+def options_of_start(facts: Facts) -> dict[str, Decision]:
+    """Decisions for what the planned architecture has beside the options of params.yaml."""
+    if facts.params.model.name != "auto":
+        return {}
+    found = {
+        f"model.options.{name}": Decision(value, why, ("measured",))
+        for name, (value, why) in start_of(facts.task).options.items()
+    }
+    objects = facts.fingerprint.get("instances")
+    if objects and "model.options.fpn_channels" in found:
+        most = int(objects["per_image"]["max"])
+        count = max(DETECTIONS, DETECTIONS * math.ceil(1.2 * most / DETECTIONS))
+        why = f"a picture has up to {most} objects"
+        found["model.options.box_detections_per_img"] = Decision(count, why, ("objects",))
+    return {key: decision for key, decision in found.items() if key not in RULES}
 
 
 def crop(facts: Facts) -> Decision:

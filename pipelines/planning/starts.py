@@ -26,6 +26,13 @@ class Start(NamedTuple):
 
 
 _LIGHT = ("resnet18", "light enough for minutes")
+_LIGHT_HEADS: dict[str, tuple[Any, str]] = {
+    "fpn_channels": (128, "half of the paper's: light enough for minutes"),
+    "box_hidden": (512, "half of the paper's: light enough for minutes"),
+    "box_batch_size_per_image": (128, "enough for a crop"),
+    "rpn_pre_nms_top_n_train": (1000, "enough for a crop"),
+    "rpn_post_nms_top_n_train": (500, "enough for a crop"),
+}
 
 STARTS: dict[str, Start] = {
     "semantic": Start(
@@ -42,18 +49,18 @@ STARTS: dict[str, Start] = {
         8,
     ),
     "instance": Start(
-        "watershed",
-        "interiors and borders of a U-Net, cut into objects: learns from every pixel at once",
-        {"backbone": _LIGHT},
+        "mask_rcnn",
+        "Mask R-CNN on a light pyramid: of nuclei, AP50 of 0.75 in 15 minutes of one core",
+        {"backbone": _LIGHT, **_LIGHT_HEADS},
         "cross_entropy",
-        8,
+        2,
     ),
     "panoptic": Start(
         "panoptic_fpn",
         "Mask R-CNN and a stuff head on one pyramid: the published baseline",
-        {"backbone": _LIGHT},
+        {"backbone": _LIGHT, **_LIGHT_HEADS},
         "cross_entropy",
-        4,
+        2,
     ),
 }
 

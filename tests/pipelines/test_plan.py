@@ -170,6 +170,19 @@ def test_every_kind_of_task_has_a_start_that_can_be_timed(task: str) -> None:
     assert measure_step(what, options) > 0
 
 
+def test_options_that_params_do_not_list_come_with_the_planned_architecture() -> None:
+    objects = {"instances": {"per_image": {"median": 26, "p95": 135, "max": 369}}}
+    decisions = planned(task="instance", **objects)
+    assert decisions["model.options.box_detections_per_img"].value == 500
+    entries = {key: {"value": entry.value} for key, entry in decisions.items()}
+    assert apply_plan(params(), entries).model.options["fpn_channels"] == 128
+    given = {"model.options.fpn_channels": 64}
+    decisions = planned(given, task="instance", **objects)
+    entries = {key: {"value": entry.value} for key, entry in decisions.items()}
+    assert apply_plan(params(**given), entries).model.options["fpn_channels"] == 64
+    assert "model.options.fpn_channels" not in planned({"model.name": "enet"}, **objects)
+
+
 def test_the_kind_of_task_follows_what_is_set_then_the_model_then_the_labels() -> None:
     tasks = ("semantic", "instance")
     assert task_of(params(), tasks) == "semantic"
