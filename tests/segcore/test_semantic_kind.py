@@ -61,7 +61,7 @@ def test_files_and_columns_of_a_prediction() -> None:
     shares = KIND.row(prediction, SPEC)["class_shares"]
     assert shares == [("car", 2 / 6), ("road", 2 / 6), ("sky", 2 / 6)]
     names = [*manifest.BEFORE.names, *dict(KIND.row_columns), *manifest.AFTER.names]
-    assert " ".join(names) == (
+    assert " ".join(names).startswith(  # new columns come last
         "path sha256 status reason mask_path height width class_shares seconds model_digest "
         "model_version dataset_digest crf precision"
     )
