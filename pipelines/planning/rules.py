@@ -13,8 +13,9 @@ CROP_PX = 256
 WHOLE_PICTURE_PX = 1.5 * CROP_PX**2
 STEP_BYTES_PER_PX = 5000  # of a training step in fp32, U-Net with ResNet-18
 RARE_SHARE = 0.1
+WEIGHTED_SHARE = 0.03
 ORIENTED = 0.1
-REFIT_PICTURES = 150
+REFIT_PICTURES = 1000
 FIRST_RESULT_MINUTES = 8.0
 ENOUGH_SAMPLES = 10_000
 THIN_PX = 8.0
@@ -104,6 +105,22 @@ def loss(facts: Facts) -> Decision:
     rare = min(facts.classes, key=lambda entry: entry["pixel_share"])
     share = f"{rare['name']} has {rare['pixel_share']:.2%} of the pixels"
     return Decision(name, f"Dice gives each class a say: {share}", ("classes",))
+
+
+def class_weights(facts: Facts) -> Decision:
+    """ENet's weights where one of many classes is rare: Dice alone takes long to find it."""
+    rare = min(facts.classes, key=lambda entry: entry["pixel_share"])
+    share = f"{rare['name']} has {rare['pixel_share']:.2%} of the pixels"
+    if facts.params.loss.name != "auto":
+        return Decision("none", f"{facts.params.loss.name} as it is", ("you",))
+    if start_of(facts.task).loss != "dice_ce":
+        return Decision("none", f"without effect: {facts.task} models have their own", ("task",))
+    if len(facts.classes) > 2 and rare["pixel_share"] < WEIGHTED_SHARE:
+        why = f"{share}, one of {len(facts.classes)} classes: weighed, it is learned in minutes"
+        return Decision("inverse_log", why, ("classes",))
+    return Decision(
+        "none", f"{share}: Dice is enough for {len(facts.classes)} classes", ("classes",)
+    )
 
 
 def learning_rate(facts: Facts) -> Decision:
@@ -244,6 +261,7 @@ RULES: dict[str, Rule] = {
     "train.batch_size": batch_size,
     "train.precision": precision,
     "loss.name": loss,
+    "loss.class_weights": class_weights,
     "train.lr": learning_rate,
     "train.augment.class_crops": class_crops,
     "train.augment.vflip": upside_down,

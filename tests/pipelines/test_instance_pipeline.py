@@ -36,6 +36,7 @@ PARAMS = {
     "data.options": SIZES,
     "model.options": TINY,
     "loss.name": "cross_entropy",
+    "loss.class_weights": "none",
     "train.budget_minutes": 1.0,
     "train.epochs": 2,
     "train.max_minutes": None,

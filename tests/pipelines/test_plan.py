@@ -101,6 +101,15 @@ def test_rare_classes_are_cropped_more_often() -> None:
     assert value("train.augment.class_crops", classes=even) == 0
 
 
+def test_a_rare_class_among_many_is_weighed() -> None:
+    shares = {"road": 0.6, "tree": 0.39, "pole": 0.01}
+    many = [{"name": n, "pixel_share": s, "thickness_px": 9} for n, s in shares.items()]
+    assert value("loss.class_weights", classes=many) == "inverse_log"
+    assert value("loss.class_weights") == "none", "two classes: Dice is enough"
+    assert value("loss.class_weights", {"loss.name": "focal"}, classes=many) == "none"
+    assert value("loss.class_weights", classes=many, task="instance") == "none"
+
+
 def test_thin_things_are_not_resampled() -> None:
     assert value("train.augment.scale") == [1.0, 1.0]
     thick = [{"name": "cell", "pixel_share": 0.2, "thickness_px": 20}]
@@ -114,7 +123,7 @@ def test_pictures_with_an_up_are_not_turned_over() -> None:
 
 def test_few_pictures_are_all_trained_on_if_a_test_split_judges() -> None:
     assert value("train.refit") is True
-    many = {"train": 400, "val": 80, "test": 90}
+    many = {"train": 900, "val": 180, "test": 90}
     assert value("train.refit", images=many) is False
     assert value("train.refit", images={"train": 40, "val": 8, "test": 0}) is False
 
@@ -137,14 +146,14 @@ def test_epochs_that_the_user_counts_take_the_clock_away() -> None:
 
 
 def test_validation_takes_a_small_share_of_the_time() -> None:
-    images = {"train": 400, "val": 300, "test": 90}
+    images = {"train": 800, "val": 300, "test": 90}
     sizes = {"distinct": 1, "min": [512, 512], "median": [512, 512], "max": [512, 512]}
     steps = value("train.epoch_steps", images=images, sizes=sizes)
     assert steps == 600, "two validations in 1200 steps"
 
 
 def test_search_only_where_it_fits() -> None:
-    images = {"train": 400, "val": 40, "test": 90}
+    images = {"train": 1400, "val": 40, "test": 90}
     assert value("tune.trials", images=images) == 0
     assert value("tune.trials", {"train.budget_minutes": 60.0, "train.epoch_steps": 50}) == 3
 

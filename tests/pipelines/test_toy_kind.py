@@ -247,6 +247,7 @@ PARAMS = {
     "model.name": "dots",
     "model.options": {},
     "loss.name": "none",
+    "loss.class_weights": "none",
     "train.budget_minutes": 1.0,
     "train.epochs": 20,
     "train.max_minutes": None,

@@ -27,6 +27,7 @@ TINY = {
     "model.name": "unet",
     "model.options": {"base_channels": 4, "norm": "batch", "dropout": 0.1},
     "loss.name": "cross_entropy",
+    "loss.class_weights": "none",
     "train.budget_minutes": 1.0,
     "train.epochs": 4,
     "train.max_minutes": None,
