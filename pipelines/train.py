@@ -176,8 +176,9 @@ def announcement(params: Params, dataset: Any) -> str:
     train = params.train
     length = f"{train.epochs} epochs" if train.max_minutes is None else f"{train.max_minutes:g} min"
     pictures = len(dataset.split("train")) + (len(dataset.split("val")) if train.refit else 0)
+    loss = f" with {params.loss.label}" if params.loss.label else ""
     return (
-        f"training {params.model.name} with {params.loss.name} on {pictures} pictures: {length}, "
+        f"training {params.model.name}{loss} on {pictures} pictures: {length}, "
         f"batches of {train.batch_size} in {train.precision}, learning rate {train.lr:g}"
     )
 

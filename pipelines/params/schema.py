@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+OWN = "own"
 Names = Annotated[
     tuple[str, ...],
     BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
@@ -59,12 +60,18 @@ class ModelParams(PlannedSection):
 
 
 class LossParams(PlannedSection):
-    name: str = Field(description="a name of segcore.list_losses()")
+    name: str = Field(description="a name of segcore.list_losses(); own: that of a detector")
     class_weights: Literal["none", "median_frequency", "inverse_log"]
     options: dict[str, Any] = Field(description="keyword options of the loss")
     terms: list[dict[str, Any]] = Field(
         description="weighted sum instead of name: [{name: dice, weight: 1}, ...]"
     )
+
+    @property
+    def label(self) -> str:
+        """Names of the terms, "dice + focal"; "" for a model with losses of its own."""
+        names = [str(term.get("name")) for term in self.terms] or [self.name]
+        return " + ".join(name for name in names if name != OWN)
 
     def task_options(self) -> dict[str, Any]:
         """Keyword arguments of `segcore.create_task` that say which loss."""

@@ -6,6 +6,7 @@ No rule knows a dataset by its name. docs/plan.md has the measured effect of eac
 import math
 from collections.abc import Callable
 
+from pipelines.params.schema import OWN
 from pipelines.planning.facts import Decision, Facts
 from pipelines.planning.starts import start_of
 
@@ -100,8 +101,8 @@ def precision(facts: Facts) -> Decision:
 def loss(facts: Facts) -> Decision:
     """Cross-entropy for every pixel, Dice for every class; models of objects have their own."""
     name = start_of(facts.task).loss
-    if name == "cross_entropy":
-        return Decision(name, f"without effect: {facts.task} models have their own", ("task",))
+    if name == OWN:
+        return Decision(name, f"{start_of(facts.task).model} has losses of its own", ("task",))
     rare = min(facts.classes, key=lambda entry: entry["pixel_share"])
     share = f"{rare['name']} has {rare['pixel_share']:.2%} of the pixels"
     return Decision(name, f"Dice gives each class a say: {share}", ("classes",))
@@ -113,8 +114,8 @@ def class_weights(facts: Facts) -> Decision:
     share = f"{rare['name']} has {rare['pixel_share']:.2%} of the pixels"
     if facts.params.loss.name != "auto":
         return Decision("none", f"{facts.params.loss.name} as it is", ("you",))
-    if start_of(facts.task).loss != "dice_ce":
-        return Decision("none", f"without effect: {facts.task} models have their own", ("task",))
+    if start_of(facts.task).loss == OWN:
+        return Decision("none", f"{start_of(facts.task).model} has losses of its own", ("task",))
     if len(facts.classes) > 2 and rare["pixel_share"] < WEIGHTED_SHARE:
         why = f"{share}, one of {len(facts.classes)} classes: weighed, it is learned in minutes"
         return Decision("inverse_log", why, ("classes",))

@@ -6,6 +6,8 @@ Of the architectures tried in the first minutes on two cores; docs/plan.md has t
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from pipelines.params.schema import OWN
+
 
 class Start(NamedTuple):
     """An architecture, its options, and why; what is not named is the architecture's own.
@@ -14,7 +16,7 @@ class Start(NamedTuple):
         model: name of the architecture.
         why: it.
         options: by name, (value, reason).
-        loss: name of the loss; the models of objects have their own.
+        loss: name of the loss; OWN where the model has its own.
         batch: images of a step, at most.
     """
 
@@ -52,14 +54,14 @@ STARTS: dict[str, Start] = {
         "mask_rcnn",
         "Mask R-CNN on a light pyramid: of nuclei, AP50 of 0.75 in 15 minutes of one core",
         {"backbone": _LIGHT, **_LIGHT_HEADS},
-        "cross_entropy",
+        OWN,
         2,
     ),
     "panoptic": Start(
         "panoptic_fpn",
         "Mask R-CNN and a stuff head on one pyramid: the published baseline",
         {"backbone": _LIGHT, **_LIGHT_HEADS},
-        "cross_entropy",
+        OWN,
         2,
     ),
 }

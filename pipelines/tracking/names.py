@@ -12,9 +12,9 @@ LONGEST_NAME = 250  # characters that MLflow's database takes
 def train_name(params: Params) -> str:
     """Model, loss and length: `linknet dice_ce 12 epochs`, `unet dice + focal 8 min`."""
     train = params.train
-    loss = " + ".join(str(term.get("name")) for term in params.loss.terms) or params.loss.name
     length = _count(train.epochs, "epoch") if train.max_minutes is None else None
-    return _short(f"{params.model.name} {loss} {length or f'{train.max_minutes:g} min'}")
+    parts = (params.model.name, params.loss.label, length or f"{train.max_minutes:g} min")
+    return _short(" ".join(part for part in parts if part))
 
 
 def tune_name(params: Params) -> str:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from pipelines.params import Params, Section
 from pipelines.params.options import COMMON_OPTIONS
+from pipelines.tracking.names import train_name
 from segcore.errors import OptionError
 
 ROOT = Path(__file__).parents[2]
@@ -139,3 +140,10 @@ def test_wrong_key_is_refused_before_heavy_imports(stage: str, tmp_path: Path) -
     assert "Traceback" not in done.stderr
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line}
     assert not imported & {"torch", "ray", "mlflow", "torchvision", "pyarrow.parquet"}
+
+
+def test_a_model_with_losses_of_its_own_is_named_without_one() -> None:
+    values = {"model.name": "mask_rcnn", "loss.name": "own", "train.max_minutes": 8.0}
+    params = Params.load(ROOT / "params.yaml").override(values)
+    assert train_name(params) == "mask_rcnn 8 min"
+    assert train_name(params.override({"loss.name": "focal"})) == "mask_rcnn focal 8 min"
