@@ -7,19 +7,17 @@ import math
 from collections.abc import Callable
 
 from pipelines.params.schema import OWN
+from pipelines.planning import augment
 from pipelines.planning.facts import Decision, Facts
 from pipelines.planning.starts import start_of
 
 CROP_PX = 256
 WHOLE_PICTURE_PX = 1.5 * CROP_PX**2
 STEP_BYTES_PER_PX = 5000  # of a training step in fp32, U-Net with ResNet-18
-RARE_SHARE = 0.1
 WEIGHTED_SHARE = 0.03
-ORIENTED = 0.1
 REFIT_PICTURES = 1000
 FIRST_RESULT_MINUTES = 8.0
 ENOUGH_SAMPLES = 10_000
-THIN_PX = 8.0
 DETECTIONS = 100
 VALIDATION_SHARE = 0.08
 VALIDATIONS = (2, 12)
@@ -129,39 +127,6 @@ def learning_rate(facts: Facts) -> Decision:
     return Decision(0.001, "AdamW from random weights, cosine to 0", ("measured",))
 
 
-def class_crops(facts: Facts) -> Decision:
-    """A third of the samples by class, where a class is rare."""
-    rare = min(facts.classes, key=lambda entry: entry["pixel_share"])
-    share = f"{rare['name']} has {rare['pixel_share']:.2%} of the pixels"
-    if rare["pixel_share"] < RARE_SHARE:
-        return Decision(0.33, f"{share}: a third of the samples is drawn by class", ("classes",))
-    return Decision(0.0, f"no class is rare: {share}", ("classes",))
-
-
-def upside_down(facts: Facts) -> Decision:
-    """Turn pictures over where top and bottom look alike."""
-    oriented = facts.fingerprint["oriented"]
-    if oriented > ORIENTED:
-        why = f"upper and lower halves differ in their classes by {oriented:.2f}: there is an up"
-        return Decision(0.0, why, ("classes",))
-    why = f"upper and lower halves hold the same classes (difference {oriented:.2f}): no up"
-    return Decision(0.5, why, ("classes",))
-
-
-def scale(facts: Facts) -> Decision:
-    """Enlarge and shrink a little, unless resampling would wash out what is thin."""
-    thick = {
-        entry["name"]: entry["thickness_px"]
-        for entry in facts.classes
-        if entry["thickness_px"] is not None
-    }
-    name, least = min(thick.items(), key=lambda pair: pair[1], default=("", math.inf))
-    if least < THIN_PX:
-        why = f"{name} is {least:.2g} px thick: resampling would blur it"
-        return Decision([1.0, 1.0], why, ("thickness",))
-    return Decision([0.8, 1.25], "objects come nearer and farther", ("thickness",))
-
-
 def refit(facts: Facts) -> Decision:
     """Few pictures are worth more in training than in validation."""
     if facts.images("test") and facts.images("val") and facts.pictures < REFIT_PICTURES:
@@ -264,14 +229,15 @@ RULES: dict[str, Rule] = {
     "loss.name": loss,
     "loss.class_weights": class_weights,
     "train.lr": learning_rate,
-    "train.augment.class_crops": class_crops,
-    "train.augment.vflip": upside_down,
-    "train.augment.rot90": upside_down,
-    "train.augment.scale": scale,
+    "train.augment.class_crops": augment.class_crops,
+    "train.augment.vflip": augment.upside_down,
+    "train.augment.rot90": augment.upside_down,
     "train.refit": refit,
     "train.budget_minutes": budget_minutes,
     "train.epoch_steps": epoch_steps,
     "tune.trials": trials,
     "train.max_minutes": max_minutes,
     "train.epochs": epochs,
+    "train.augment.scale": augment.scale,
+    "train.augment.color": augment.color,
 }

@@ -14,6 +14,7 @@ SETTLED = {
     "train.augment.vflip": 0.0,
     "train.augment.rot90": 0.0,
     "train.augment.scale": [1.0, 1.0],
+    "train.augment.color": 0.2,
 }
 
 

@@ -50,6 +50,7 @@ PARAMS = {
     "train.augment.vflip": 0.0,
     "train.augment.rot90": 0.0,
     "train.augment.scale": [1.0, 1.25],
+    "train.augment.color": 0.2,
     "train.overlay_epochs": 2,
     "tune.trials": 0,
     "evaluate.promote.resamples": 200,

@@ -116,6 +116,16 @@ def test_thin_things_are_not_resampled() -> None:
     assert value("train.augment.scale", classes=thick) == [0.8, 1.25]
 
 
+def test_pictures_that_come_seldom_are_not_changed() -> None:
+    thick = [{"name": "cell", "pixel_share": 0.2, "thickness_px": 20}]
+    assert value("train.augment.color", classes=thick) == 0.2
+    many = {"train": 900, "val": 90, "test": 90}
+    for key, nothing in (("color", 0.0), ("scale", [1.0, 1.0])):
+        assert value(f"train.augment.{key}", images=many, classes=thick) == nothing
+        counted = {"train.epochs": 200}
+        assert value(f"train.augment.{key}", counted, images=many, classes=thick) != nothing
+
+
 def test_pictures_with_an_up_are_not_turned_over() -> None:
     assert value("train.augment.vflip", oriented=0.5) == 0
     assert value("train.augment.vflip", oriented=0.01) == 0.5

@@ -41,6 +41,7 @@ TINY = {
     "train.augment.vflip": 0.0,
     "train.augment.rot90": 0.0,
     "train.augment.scale": [1.0, 1.0],
+    "train.augment.color": 0.2,
     "train.overlay_epochs": 2,
     "train.checkpoint_steps": 2,
     "tune.trials": 2,

@@ -1,0 +1,66 @@
+"""Rules of augmentation: what may change without saying something else, and how often it should."""
+
+import math
+
+from pipelines.planning.facts import Decision, Facts
+
+RARE_SHARE = 0.1
+ORIENTED = 0.1
+THIN_PX = 8.0
+VARIED_PASSES = 8.0
+
+
+def class_crops(facts: Facts) -> Decision:
+    """A third of the samples by class, where a class is rare."""
+    rare = min(facts.classes, key=lambda entry: entry["pixel_share"])
+    share = f"{rare['name']} has {rare['pixel_share']:.2%} of the pixels"
+    if rare["pixel_share"] < RARE_SHARE:
+        return Decision(0.33, f"{share}: a third of the samples is drawn by class", ("classes",))
+    return Decision(0.0, f"no class is rare: {share}", ("classes",))
+
+
+def upside_down(facts: Facts) -> Decision:
+    """Turn pictures over where top and bottom look alike."""
+    oriented = facts.fingerprint["oriented"]
+    if oriented > ORIENTED:
+        why = f"upper and lower halves differ in their classes by {oriented:.2f}: there is an up"
+        return Decision(0.0, why, ("classes",))
+    why = f"upper and lower halves hold the same classes (difference {oriented:.2f}): no up"
+    return Decision(0.5, why, ("classes",))
+
+
+def scale(facts: Facts) -> Decision:
+    """Enlarge and shrink a little, unless time is short or what is thin would be washed out."""
+    thick = {
+        entry["name"]: entry["thickness_px"]
+        for entry in facts.classes
+        if entry["thickness_px"] is not None
+    }
+    name, least = min(thick.items(), key=lambda pair: pair[1], default=("", math.inf))
+    if least < THIN_PX:
+        why = f"{name} is {least:.2g} px thick: resampling would blur it"
+        return Decision([1.0, 1.0], why, ("thickness",))
+    if (count := passes(facts)) < VARIED_PASSES:
+        why = f"{count:.2g} passes: the pictures themselves are new enough"
+        return Decision([1.0, 1.0], why, ("budget", "pictures"))
+    return Decision([0.8, 1.25], "objects come nearer and farther", ("thickness",))
+
+
+def color(facts: Facts) -> Decision:
+    """Change brightness, contrast and saturation where the same pictures come often."""
+    count = passes(facts)
+    if count < VARIED_PASSES:
+        why = f"{count:.2g} passes: the pictures themselves are new enough"
+        return Decision(0.0, why, ("budget", "pictures"))
+    return Decision(0.2, f"{count:.2g} passes: no two alike", ("budget", "pictures"))
+
+
+def passes(facts: Facts) -> float:
+    """How often the pixels of the training pictures will be seen."""
+    pictures = facts.epoch_pictures
+    if facts.settings["train.max_minutes"] is None:
+        samples = float(facts.settings["train.epochs"] * pictures)
+    else:
+        steps = 60 * facts.settings["train.max_minutes"] / facts.step_s
+        samples = steps * facts.settings["train.batch_size"]
+    return samples * math.prod(facts.seen) / max(1, pictures * math.prod(facts.median))
