@@ -1,15 +1,12 @@
 """params.yaml: its schema and its only reader."""
 
-from pipelines.params.schema import (
-    AugmentParams,
-    ClusterParams,
+from pipelines.params.inference import (
     CRFParams,
     EvaluateParams,
-    Params,
     PredictParams,
     PromoteParams,
-    TrackingParams,
 )
+from pipelines.params.schema import AugmentParams, ClusterParams, Params, TrackingParams
 from pipelines.params.section import Section
 
 __all__ = [

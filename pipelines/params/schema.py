@@ -8,26 +8,18 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from pipelines.params.file import explain, read_yaml, unknown_key
+from pipelines.params.inference import EvaluateParams, PredictParams
 from pipelines.params.options import drop_unset
-from pipelines.params.section import Fraction, PlannedSection, Range, Section, Size
+from pipelines.params.section import Fraction, Names, PlannedSection, Range, Section, Size
 from pipelines.params.space import Around, Distribution, Drawn
 from segcore.errors import OptionError
 
-if TYPE_CHECKING:
-    from segcore.inference.crf import DenseCRF
-
-Count = Annotated[int, Field(ge=1)]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 OWN = "own"
-Names = Annotated[
-    tuple[str, ...],
-    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
-]
 
 
 class DataParams(Section):
@@ -139,55 +131,6 @@ class TuneParams(PlannedSection):
     mode: Literal["max", "min"]
     seed: int = Field(ge=0)
     space: dict[str, Distribution] = Field(description="dotted params key -> distribution")
-
-
-class PromoteParams(Section):
-    metric: str = Field(description="a figure of the report; auto: the kind's headline")
-    margin: float = Field(ge=0, description="candidate must beat champion by more than this")
-    confidence: float = Field(gt=0.5, lt=1)
-    resamples: int = Field(ge=100)
-    seed: int = Field(ge=0)
-
-
-class CRFParams(Section):
-    """Options of `segcore.inference.crf.DenseCRF`, which refines probabilities at image edges."""
-
-    iterations: int = Field(ge=0)
-    gaussian_sxy: float = Field(gt=0, description="pixels")
-    gaussian_weight: float = Field(ge=0)
-    bilateral_sxy: float = Field(gt=0, description="pixels")
-    bilateral_srgb: float = Field(gt=0, description="of colours in 0..255")
-    bilateral_weight: float = Field(ge=0)
-
-    def build(self) -> "DenseCRF":
-        from segcore.inference.crf import DenseCRF
-
-        return DenseCRF(**self.model_dump())
-
-
-class EvaluateParams(Section):
-    batch_size: Count | Literal["auto"]
-    precision: Precision
-    crf: CRFParams | None = Field(description="dense CRF after the model; null: none")
-    promote: PromoteParams
-
-
-class PredictParams(Section):
-    images: str | None = Field(description="folder, glob, list file; null: the test split")
-    model: str | None = Field(description="model URI or package; null: the dataset's champion")
-    overlays: bool
-    extras: Names = Field(description="other files of a prediction: contours (GeoJSON) of objects")
-    min_score: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        description="of objects that are kept; null: the model's own"
-    )
-    batch_size: Count | Literal["auto"] = Field(description="auto: 1 on a CPU, else 8")
-    precision: Precision = Field(description="auto: bf16 where the hardware computes it")
-    max_memory_gib: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
-        description="of a pass; larger images run in tiles; auto: half of what is free"
-    )
-    max_megapixels: float = Field(gt=0, description="larger files are refused unread")
-    crf: CRFParams | None = Field(description="dense CRF after the model; null: none")
-    ray_min_images: int = Field(ge=1, description="from this many images on, Ray Data")
 
 
 class ClusterParams(Section):

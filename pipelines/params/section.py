@@ -13,6 +13,10 @@ from pydantic import (
 
 AUTO = "auto"
 
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Size = Annotated[
     tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]],
