@@ -48,7 +48,10 @@ def test_mixed_folder_goes_through_every_stage_with_nothing_set(tmp_path: Path) 
     values = ["data.name=folder", f"data.path={tmp_path / 'garden'}"]
     values.append(f"train.budget_minutes={MINUTES}")  # a person would wait for the planned ones
     command = ["dvc", "exp", "run", *(part for value in values for part in ("-S", value))]
-    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, env=environment())
+    person = {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t"}
+    person |= {"GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@t"}
+    where = {**environment(), **person}
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, env=where)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
     assert "Traceback" not in done.stderr
 
