@@ -9,7 +9,7 @@ from pipelines.params import Params
 from pipelines.params.planned import PLAN
 from pipelines.params.section import AUTO
 from pipelines.sources import shards_folder
-from segcore.errors import OptionError
+from segcore.errors import DataError, OptionError
 
 if TYPE_CHECKING:
     from pipelines.planning.facts import Decision
@@ -25,6 +25,7 @@ def make_plan(params: Params, meta: "ShardMeta") -> tuple[dict[str, "Decision"],
         meta: of the dataset, with its fingerprint.
 
     Raises:
+        DataError: the shards were written without a fingerprint.
         OptionError: a key is auto that no rule decides.
         ClusterError: no cluster answers at `cluster.address`.
     """
@@ -33,6 +34,11 @@ def make_plan(params: Params, meta: "ShardMeta") -> tuple[dict[str, "Decision"],
     from pipelines.planning.timing import RememberedSteps, measure_step
 
     machine = training_machine(params.cluster)
+    if not meta.fingerprint:
+        raise DataError(
+            f"the shards of {meta.info.name} hold no facts to plan by: an older version wrote "
+            "them, run the prepare stage again"
+        )
     task = task_of(params, meta.info.tasks)
     height, width = meta.fingerprint["sizes"]["median"]
     timer = RememberedSteps(

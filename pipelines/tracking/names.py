@@ -12,8 +12,9 @@ LONGEST_NAME = 250  # characters that MLflow's database takes
 def train_name(params: Params) -> str:
     """Model, loss and length: `linknet dice_ce 12 epochs`, `unet dice + focal 8 min`."""
     train = params.train
-    length = _count(train.epochs, "epoch") if train.max_minutes is None else None
-    parts = (params.model.name, params.loss.label, length or f"{train.max_minutes:g} min")
+    timed = train.max_minutes is not None
+    length = f"{train.max_minutes:g} min" if timed else _count(train.epochs, "epoch")
+    parts = (params.model.name, params.loss.label, length)
     return _short(" ".join(part for part in parts if part))
 
 

@@ -118,6 +118,8 @@ def test_experiment_opens_on_training_runs_unless_a_person_chose_otherwise(
 
 
 def test_runs_are_named_by_what_they_are(project: Params) -> None:
+    settled = {"model.name": "linknet", "loss.name": "cross_entropy", "tune.trials": 3}
+    project = project.override({**settled, "train.epochs": 12, "train.max_minutes": None})
     changed = project.override({"train.max_minutes": 8.0, "loss.name": "dice_ce"})
     assert names.train_name(project) == "linknet cross_entropy 12 epochs"
     assert names.train_name(changed) == "linknet dice_ce 8 min"
