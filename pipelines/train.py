@@ -73,7 +73,9 @@ def fit_worker(
     import torch
 
     from segcore.engine.distributed import rank, world_size
+    from segcore.machine import keep_freed_memory
 
+    keep_freed_memory()
     dataset = segcore.open_shards(shards)
     torch.manual_seed(params.train.seed)
     model = build_model(params, dataset)

@@ -107,8 +107,10 @@ def measure_step(what: Mapping[str, Any], options: Mapping[str, Any]) -> float:
     import segcore
     from segcore.engine.batches import to_device
     from segcore.engine.options import PRECISIONS
+    from segcore.machine import keep_freed_memory
     from segcore.tasks import get_kind
 
+    keep_freed_memory()
     device = torch.device(what["machine"]["device"])
     kind, data = get_kind(what["task"]), described(what)
     task = kind.create_task(data)

@@ -53,3 +53,25 @@ def test_flags_and_container_limit_count(
     (tmp_path / "memory.max").write_text("max\n")
     assert describe_machine().memory_gib == 8.0
     assert available_memory_gib() == 4.0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts pages as Linux does")
+def test_memory_that_was_freed_is_not_asked_of_the_kernel_again() -> None:
+    code = (
+        "import resource, sys, torch\n"
+        "from segcore.machine import keep_freed_memory\n"
+        "kept = keep_freed_memory() if sys.argv[1] == 'keep' else True\n"
+        "def step(): return float(torch.ones(16, 1 << 20).sum())\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(10): step()\n"
+        "before = faults(); step(); step()\n"
+        "print(kept, faults() - before)"
+    )
+    found = {}
+    for mode in ("keep", "plain"):
+        command = [sys.executable, "-c", code, mode]
+        kept, pages = subprocess.run(command, capture_output=True, text=True).stdout.split()
+        if kept != "True":
+            pytest.skip("this C library has no mallopt")
+        found[mode] = int(pages)
+    assert found["keep"] < 100 < found["plain"]
