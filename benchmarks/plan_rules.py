@@ -45,6 +45,7 @@ OFF: dict[str, dict[str, Any]] = {
     "crop": {"train.augment.crop": None},
     "architecture": {"model.name": "linknet"},
     "norm in the decoder": {"model.options.norm": None},
+    "width of the decoder": {"model.options.base_channels": 64},
     "upsampling": {"model.options.upsample": "transposed"},
     "head": {"model.options.head_kernel": 1},
     "dropout": {"model.options.dropout": 0.5},

@@ -221,6 +221,7 @@ RULES: dict[str, Rule] = {
     "model.options.backbone": option("backbone"),
     "model.options.norm": option("norm"),
     "model.options.dropout": option("dropout"),
+    "model.options.base_channels": option("base_channels"),
     "model.options.upsample": option("upsample"),
     "model.options.head_kernel": option("head_kernel"),
     "train.augment.crop": crop,

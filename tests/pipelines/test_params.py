@@ -104,7 +104,7 @@ def test_dvc_sets_common_options_of_models_and_null_is_the_architecture_s_own(
 def test_common_options_of_models_are_those_in_the_file() -> None:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())["model"]["options"]
     assert set(values) == COMMON_OPTIONS
-    assert set(values.values()) == {None, "auto"}
+    assert set(values.values()) == {"auto"}
 
 
 def test_digest_changes_with_the_picked_keys_only(params: Params) -> None:
