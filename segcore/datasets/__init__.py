@@ -14,6 +14,8 @@ DATASETS: dict[str, str] = {
     "folder": "segcore.datasets.folder:Folder",
     "isbi_em": "segcore.datasets.isbi_em:IsbiEm",
     "nuclei": "segcore.datasets.nuclei:Nuclei",
+    "voc2012": "segcore.datasets.voc2012:Voc2012",
+    "sbd": "segcore.datasets.sbd:Sbd",
 }
 
 
