@@ -16,6 +16,7 @@ DATASETS: dict[str, str] = {
     "nuclei": "segcore.datasets.nuclei:Nuclei",
     "voc2012": "segcore.datasets.voc2012:Voc2012",
     "sbd": "segcore.datasets.sbd:Sbd",
+    "nyuv2": "segcore.datasets.nyuv2:Nyuv2",
 }
 
 
