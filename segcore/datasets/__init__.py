@@ -17,6 +17,7 @@ DATASETS: dict[str, str] = {
     "voc2012": "segcore.datasets.voc2012:Voc2012",
     "sbd": "segcore.datasets.sbd:Sbd",
     "nyuv2": "segcore.datasets.nyuv2:Nyuv2",
+    "cityscapes": "segcore.datasets.cityscapes:Cityscapes",
 }
 
 
