@@ -18,6 +18,7 @@ DATASETS: dict[str, str] = {
     "sbd": "segcore.datasets.sbd:Sbd",
     "nyuv2": "segcore.datasets.nyuv2:Nyuv2",
     "cityscapes": "segcore.datasets.cityscapes:Cityscapes",
+    "sunrgbd": "segcore.datasets.sunrgbd:SunRgbd",
 }
 
 
