@@ -19,6 +19,9 @@ DATASETS: dict[str, str] = {
     "nyuv2": "segcore.datasets.nyuv2:Nyuv2",
     "cityscapes": "segcore.datasets.cityscapes:Cityscapes",
     "sunrgbd": "segcore.datasets.sunrgbd:SunRgbd",
+    "coco_instances": "segcore.datasets.coco2017:CocoInstances",
+    "coco_stuff": "segcore.datasets.coco2017:CocoStuff",
+    "coco_panoptic": "segcore.datasets.coco2017:CocoPanoptic",
 }
 
 
