@@ -22,6 +22,7 @@ DATASETS: dict[str, str] = {
     "coco_instances": "segcore.datasets.coco2017:CocoInstances",
     "coco_stuff": "segcore.datasets.coco2017:CocoStuff",
     "coco_panoptic": "segcore.datasets.coco2017:CocoPanoptic",
+    "ade20k": "segcore.datasets.ade20k:Ade20k",
 }
 
 
