@@ -24,6 +24,7 @@ DATASETS: dict[str, str] = {
     "coco_panoptic": "segcore.datasets.coco2017:CocoPanoptic",
     "ade20k": "segcore.datasets.ade20k:Ade20k",
     "oxford_pet": "segcore.datasets.oxford_pet:OxfordPet",
+    "jsrt": "segcore.datasets.jsrt:Jsrt",
 }
 
 
