@@ -1,8 +1,8 @@
 """COCO 2017: everyday scenes with 80 things; as objects, as class maps with stuff, as panoptic.
 
 References: Lin et al. 2014, arXiv:1405.0312; Caesar et al. 2018, arXiv:1612.03716 (COCO-Stuff);
-Kirillov et al. 2019, arXiv:1801.00868 (panoptic). SHA-1 as GluonCV's. Reading the training list of
-objects takes gigabytes of memory.
+Kirillov et al. 2019, arXiv:1801.00868 (panoptic). SHA-1 as GluonCV's. Annotation files are
+read whole into memory.
 """
 
 from collections.abc import Mapping

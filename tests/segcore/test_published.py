@@ -1,6 +1,7 @@
 """Published datasets: miniatures in their layouts are read as their own tools read them."""
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ def read(
     )
     dataset = create_dataset(name, source)
     dataset.download()
+    samples = list(dataset.samples())
+    assert pickle.loads(pickle.dumps(samples)) == samples  # worker processes read them
     validation = prepare(dataset, raw / "shards", workers=1)
     assert not [f for f in validation.faults if f.severity == "error"]
     shards = open_shards(raw / "shards")

@@ -166,6 +166,25 @@ def test_incomplete_copies_are_refused_unless_allowed(tmp_path: Path) -> None:
     assert len(faults) == 3
 
 
+def test_a_complete_copy_is_taken_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes.write_ade(tmp_path / "copy")
+    counts = {"training": 3, "validation": 3}
+    publication = replace(ade20k_module.PUBLICATION, counts=counts)
+    monkeypatch.setattr(ade20k_module, "PUBLICATION", publication)
+    dataset = create("ade20k", tmp_path / "raw", path=tmp_path / "copy")
+    dataset.download()
+    about = json.loads((tmp_path / "raw/source.json").read_text())
+    assert (about["images"], about["path"]) == (counts, str(tmp_path / "copy"))
+    assert dataset.info().assumptions == ()
+    scenes.picture(tmp_path / "copy/ADEChallengeData2016/images/training/ADE_train_00000001.jpg")
+    label = tmp_path / "copy/ADEChallengeData2016/annotations/training/ADE_train_00000001.png"
+    label.write_bytes(label.read_bytes() + b"\0")
+    create("ade20k", tmp_path / "raw", path=tmp_path / "copy").download()
+    assert json.loads((tmp_path / "raw/source.json").read_text()) != about
+
+
 def test_other_folders_and_options_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no voc2012: ImageSets/.*needs JPEGImages"):
         create("voc2012", tmp_path / "raw", path=tmp_path).download()
