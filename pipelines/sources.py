@@ -15,6 +15,7 @@ RAW = Path("data/raw")
 SHARDS = Path("data/shards")
 MIRROR = "SEGCORE_MIRROR"
 DEFAULT_MIRROR = "../shared/data"
+NO_DATA = "segcore/datasets"  # data.path where no folder is named: DVC depends on some path
 
 
 def raw_folder(params: Params) -> Path:
@@ -30,9 +31,10 @@ def shards_folder(params: Params) -> Path:
 def create_source(params: Params) -> DataSource:
     """What `segcore.create_dataset` needs to know of the params and this machine."""
     data = params.data
+    unnamed = data.path == NO_DATA and data.name != "folder"
     return DataSource(
         raw=raw_folder(params),
-        path=Path(data.path) if data.name == "folder" else None,
+        path=None if unnamed else Path(data.path),
         classes=data.classes,
         ignore_index=data.ignore_index,
         val_fraction=data.val_fraction,

@@ -17,14 +17,17 @@ from pipelines.params.inference import EvaluateParams, PredictParams
 from pipelines.params.options import drop_unset
 from pipelines.params.section import Fraction, Names, PlannedSection, Range, Section, Size
 from pipelines.params.space import Around, Distribution, Drawn
+from segcore.datasets import list_datasets
 from segcore.errors import OptionError
 
 OWN = "own"
 
 
 class DataParams(Section):
-    name: str = Field(description="a name of segcore.list_datasets()")
-    path: str = Field(description="folder: the folder that holds images/ and masks/")
+    name: str = Field(description=f"one of {', '.join(list_datasets())}")
+    path: str = Field(
+        description="folder: your images and masks; a published dataset: an unpacked copy of it"
+    )
     options: dict[str, Any] = Field(description="options of the dataset itself")
     classes: Names | None = Field(description="folder: class names in index order")
     ignore_index: int = Field(ge=0, le=65535, description="folder: mask value that counts nowhere")

@@ -52,12 +52,12 @@ class Objects:
     """What an `ObjectSource` read.
 
     Args:
-        instances: objects of the image.
+        instances: objects of the image; None where the files hold a mask alone.
         mask: encoded index map that follows from them; None where the sample has its own.
         flaws: of the files; objects with an error are left out of `instances`.
     """
 
-    instances: tuple[Instance, ...] = ()
+    instances: tuple[Instance, ...] | None = ()
     mask: bytes | None = None
     flaws: tuple[Flaw, ...] = ()
 

@@ -14,6 +14,17 @@ DATASETS: dict[str, str] = {
     "folder": "segcore.datasets.folder:Folder",
     "isbi_em": "segcore.datasets.isbi_em:IsbiEm",
     "nuclei": "segcore.datasets.nuclei:Nuclei",
+    "voc2012": "segcore.datasets.voc2012:Voc2012",
+    "sbd": "segcore.datasets.sbd:Sbd",
+    "nyuv2": "segcore.datasets.nyuv2:Nyuv2",
+    "cityscapes": "segcore.datasets.cityscapes:Cityscapes",
+    "sunrgbd": "segcore.datasets.sunrgbd:SunRgbd",
+    "coco_instances": "segcore.datasets.coco2017:CocoInstances",
+    "coco_stuff": "segcore.datasets.coco2017:CocoStuff",
+    "coco_panoptic": "segcore.datasets.coco2017:CocoPanoptic",
+    "ade20k": "segcore.datasets.ade20k:Ade20k",
+    "oxford_pet": "segcore.datasets.oxford_pet:OxfordPet",
+    "jsrt": "segcore.datasets.jsrt:Jsrt",
 }
 
 

@@ -30,10 +30,11 @@ class Archive:
 
     Args:
         file: its name in a mirror; what `url` gives is kept under it too.
-        url: where the network has it.
+        url: where the network has it; "" where only a login or a request gives it.
         select: path in the archive -> path to unpack it to; None: leave it out.
         digest: `tree_digest` of the unpacked files. Archives that a server packs on demand do
-            not stay the same byte for byte, so it is the files that are verified.
+            not stay the same byte for byte, so it is the files that are verified. "" where it is
+            not known: what `published` unpacks is counted instead.
         top: what all unpacked paths begin with.
         listing: name of a table in the mirror (columns path, source_sha256) that names the
             files behind `digest`.
@@ -41,17 +42,19 @@ class Archive:
         others: further names under which a mirror may have it.
         pixels: `tree_digest` of the unpacked images by `hash_pixels`, where a mirror may hold them
             in another encoding: files with this digest are right as well.
+        packed: digest of the archive itself where its bytes are fixed, "md5:..." or "sha1:...".
     """
 
     file: str
     url: str
     select: Select
-    digest: str
-    top: str
+    digest: str = ""
+    top: str = ""
     listing: str | None = None
     size: int = 0
     others: tuple[str, ...] = ()
     pixels: str = ""
+    packed: str = ""
 
 
 def install(archive: Archive, source: DataSource, progress: Progress) -> None:
@@ -81,14 +84,21 @@ def find(archive: Archive, source: DataSource, progress: Progress) -> tuple[Path
     Raises:
         DataError: neither the mirror nor the network has it.
     """
-    for name in (archive.file, *archive.others):
-        if source.mirror is not None and (source.mirror / name).is_file():
-            return source.mirror / name, False
-    return fetch(archive, source, progress), True
+    found = in_mirror(archive, source)
+    return (fetch(archive, source, progress), True) if found is None else (found, False)
+
+
+def in_mirror(archive: Archive, source: DataSource) -> Path | None:
+    """The packed archive in the mirror; None if it is not there."""
+    names = (archive.file, *archive.others)
+    places = [] if source.mirror is None else [source.mirror / name for name in names]
+    return next((place for place in places if place.is_file()), None)
 
 
 def fetch(archive: Archive, source: DataSource, progress: Progress) -> Path:
     """Download the archive to a folder beside `source.raw`; a broken download starts anew.
+
+    One whose bytes are fixed (`packed`) and that is there already is not downloaded again.
 
     Raises:
         DataError: it cannot be fetched.
@@ -99,12 +109,13 @@ def fetch(archive: Archive, source: DataSource, progress: Progress) -> Path:
     except ImportError as error:
         raise DataError(f"downloading needs pooch: pip install pooch, or {where}") from error
     folder = source.raw.with_name(f".{source.raw.name}.download")
-    shutil.rmtree(folder, ignore_errors=True)
+    if not archive.packed:
+        shutil.rmtree(folder, ignore_errors=True)
     pooch.get_logger().setLevel("ERROR")
     registry = pooch.create(
         path=folder,
         base_url="",
-        registry={archive.file: None},
+        registry={archive.file: archive.packed or None},
         urls={archive.file: archive.url},
         retry_if_failed=2,
     )
@@ -112,7 +123,8 @@ def fetch(archive: Archive, source: DataSource, progress: Progress) -> Path:
     try:
         return Path(registry.fetch(archive.file, downloader=downloader))
     except (OSError, ValueError) as error:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not archive.packed:
+            shutil.rmtree(folder, ignore_errors=True)
         raise DataError(
             f"cannot download {archive.url}: {_reason(error)}. Check the network, or {where}"
         ) from error

@@ -35,8 +35,7 @@ class CocoPanopticFolder:
         self.content = content
         self.source = source
         self.keys = content.keys
-        places = {file: _png_places(content.path, file) for file in content.files}
-        self.pngs = [_png(image, places[image.listing]) for image in content.images]
+        self.pngs = find_pngs(content)
         pictures = [image.file for image in content.images]
         self.files = [*content.files, *pictures, *filter(None, self.pngs)]
 
@@ -90,6 +89,12 @@ class CocoPanopticFolder:
                     None if png is None else PanopticObjects(png, image, index, things, ignore)
                 )
                 yield Sample(image.id, splits[image.key], image.file, objects=objects)
+
+
+def find_pngs(content: CocoContent) -> list[Path | None]:
+    """The PNG of each image, where it is missed if nowhere; None if no annotation names one."""
+    places = {file: _png_places(content.path, file) for file in content.files}
+    return [_png(image, places[image.listing]) for image in content.images]
 
 
 def _png_places(path: Path, file: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from segcore.datasets.archive import hash_file
 from segcore.datasets.base import DataSource, Progress, silent
 from segcore.datasets.layout import assign, read_lists
 from segcore.datasets.layouts import Layout, open_layout
+from segcore.datasets.palette import CLASS_LISTS
 from segcore.errors import DataError, OptionError
 
 OPTIONS = ("layout", "mask_values", "things", "title")
@@ -35,14 +36,19 @@ class Folder:
         annotations.json or annotations/<split>.json, or the names that COCO uses: COCO instances,
             or panoptic with PNGs in a folder of the same name or in panoptic/.
         ID/images/x.png, ID/masks/*.png: a folder an image, a mask file an object.
+        leftImg8bit/SPLIT/CITY/x_leftImg8bit.png, gtFine/SPLIT/CITY/x_gtFine_labelIds.png (or
+            labelTrainIds) and perhaps x_gtFine_instanceIds.png: as Cityscapes.
         classes.txt: a name a line, in index order; with "r g b" or "#rrggbb" after it, masks may
             be pictures in these colours.
         train.txt, val.txt, test.txt, unlabelled.txt: a stem or file name a line; also in
             ImageSets/Segmentation.
 
+        labelmap.txt (lines "name:r,g,b::") or label_colors.txt (lines "r g b name"): the same, as
+            other tools write it.
+
     Options (`source.options`): title (the dataset's name), mask_values (pixel value -> class
-    index), layout ("masks", "ids", "objects" or "coco", instead of what is found out), things
-    (names of the classes that have objects in id maps).
+    index), layout ("masks", "ids", "objects", "coco" or "cityscapes", instead of what is found
+    out), things (names of the classes that have objects in id maps).
     """
 
     def __init__(self, source: DataSource) -> None:
@@ -108,5 +114,5 @@ class Folder:
 
     def _files(self) -> list[Path]:
         places = (self.path, self.path / VOC_LISTS)
-        texts = [place / f"{name}.txt" for place in places for name in ("classes", *SPLITS)]
+        texts = [place / f"{name}.txt" for place in places for name in (*CLASS_LISTS, *SPLITS)]
         return sorted({file for file in (*texts, *self._layout.files) if file.is_file()})

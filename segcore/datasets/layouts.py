@@ -11,6 +11,7 @@ from PIL import Image
 from segcore.data.objects import compact_ids
 from segcore.data.sample import DatasetInfo, Sample
 from segcore.datasets.base import DataSource
+from segcore.datasets.cityscapes_folder import CityscapesFolder, image_folder
 from segcore.datasets.coco import CocoFolder
 from segcore.datasets.coco_json import find_annotations, read_annotations
 from segcore.datasets.coco_panoptic import CocoPanopticFolder
@@ -19,16 +20,18 @@ from segcore.datasets.id_png import read_ids
 from segcore.datasets.layout import FOLDERS, Key, find, roots
 from segcore.datasets.mask_folder import MaskFolder, paired_masks
 from segcore.datasets.object_files import ObjectFileFolder, find_collections
+from segcore.datasets.palette import CLASS_LISTS
 from segcore.errors import DataError, OptionError
 
-LAYOUTS = ("masks", "ids", "objects", "coco")
+LAYOUTS = ("masks", "ids", "objects", "coco", "cityscapes")
 SEEN = 64
 ONE_PIECE = 0.9
 
 WANTED = (
     "it needs images/ and masks/ with files of equal stems (or stems that differ by one suffix, as "
     "x.jpg and x_mask.png), images/ and instances/ (id maps), images/ and annotations.json (COCO, "
-    "panoptic too), or a folder with images/ and masks/ for each image. Looked for "
+    "panoptic too), a folder with images/ and masks/ for each image, or leftImg8bit/ and gtFine/. "
+    "Looked for "
     f"{', '.join(FOLDERS['images'])}; {', '.join(FOLDERS['masks'])}; "
     f"{', '.join(FOLDERS['instances'])}"
 )
@@ -64,6 +67,8 @@ def open_layout(path: Path, source: DataSource) -> Layout:
         raise OptionError(f"layout is {wanted!r}: use one of {', '.join(LAYOUTS)}")
     if not path.is_dir():
         raise DataError(f"data.path {path} is no folder: name the one that has your data")
+    if wanted in (None, "cityscapes") and image_folder(path):
+        return CityscapesFolder(path, source)
     if wanted in (None, "objects") and find_collections(path):
         return ObjectFileFolder(path, source)
     masked = bool(roots(path, "masks")) and wanted in (None, "masks", "ids")
@@ -119,7 +124,8 @@ def _open_ids(path: Path, source: DataSource, *, sure: bool) -> IdFolder | None:
         return None
     found = find(path, "masks")
     files = [file for several in found.values() for file in several]
-    named = source.classes is not None or (path / "classes.txt").is_file()
+    listed = any((path / f"{name}.txt").is_file() for name in CLASS_LISTS)
+    named = source.classes is not None or listed
     if not files or not (sure or _hold_ids(files, named=named)):
         return None
     fix = "nothing, or overrule it: data.options.layout: masks"

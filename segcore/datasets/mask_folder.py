@@ -13,7 +13,7 @@ from segcore.data.labels import LabelError, read_labels
 from segcore.data.sample import DatasetInfo, Sample
 from segcore.datasets.base import DataSource
 from segcore.datasets.layout import Key, find, pair, roots
-from segcore.datasets.palette import make_palette, read_classes
+from segcore.datasets.palette import VOC_BORDER, Color, find_classes, make_palette
 from segcore.errors import DataError, OptionError
 
 
@@ -24,13 +24,20 @@ class MaskFolder:
         path: the folder.
         source: classes, ignored index and the option `mask_values`.
         masks: masks by the keys of their images.
+        images: by their keys; None: those of images/.
     """
 
-    def __init__(self, path: Path, source: DataSource, masks: Mapping[Key, list[Path]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        source: DataSource,
+        masks: Mapping[Key, list[Path]],
+        images: Mapping[Key, list[Path]] | None = None,
+    ) -> None:
         self.path = path
         self.source = source
         self.masks = masks
-        self.images = find(path, "images")
+        self.images = find(path, "images") if images is None else images
 
     @property
     def keys(self) -> list[Key]:
@@ -89,14 +96,24 @@ class MaskFolder:
             palette=colors or make_palette(len(names)),
             ignore_index=self.source.ignore_index,
             mask_values=values,
-            mask_colors={color: index for index, color in enumerate(colors)},
+            mask_colors=self._colors(colors),
             assumptions=tuple(_assumption(value) for value in assumed[1:]),
         )
 
+    def _colors(self, colors: tuple[Color, ...]) -> dict[Color, int]:
+        """Class index of each colour; with Pascal's list, VOC's border is ignored."""
+        border = {VOC_BORDER: self.source.ignore_index} if colors and self._is_pascal else {}
+        return border | {color: index for index, color in enumerate(colors)}
+
+    @property
+    def _is_pascal(self) -> bool:
+        listed = (self.path / "classes.txt").is_file()
+        return not listed and (self.path / "labelmap.txt").is_file()
+
     @cached_property
-    def classes(self) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
+    def classes(self) -> tuple[tuple[str, ...], tuple[Color, ...]]:
         """Names and colours that are given; empty where none are."""
-        names, colors = read_classes(self.path / "classes.txt")
+        names, colors = find_classes(self.path)
         if self.source.classes is None:
             return names, colors
         if colors and len(colors) != len(self.source.classes):

@@ -157,6 +157,32 @@ def test_wrong_params_are_one_message(
     assert_one_message(run("prepare", tmp_path), *words)
 
 
+def test_a_published_dataset_is_read_where_it_lies(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split, names in (("training", "abcd"), ("validation", "e")):
+        for kind, ending, shape in (
+            ("images", "jpg", (30, 40, 3)),
+            ("annotations", "png", (30, 40)),
+        ):
+            (tmp_path / "ade" / kind / split).mkdir(parents=True)
+            for name in names:
+                file = tmp_path / "ade" / kind / split / f"ADE_{name}.{ending}"
+                Image.fromarray(rng.integers(0, 151, shape, dtype=np.uint8)).save(file)
+    set_data(tmp_path, name="ade20k", path="ade")
+    words = ("training has 4 images, published are 20210", "data.options.complete: false")
+    assert_one_message(run("download", tmp_path), *words)
+    set_data(tmp_path, options={"complete": False})
+    assert run("download", tmp_path).returncode == 0
+    done = run("prepare", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "part of the published dataset" in done.stderr + done.stdout
+    assert open_shards(tmp_path / "data/shards/ade20k").splits == {"train": 3, "val": 1, "test": 1}
+    login = environment(SEGCORE_MIRROR="mirror")
+    set_data(tmp_path, name="cityscapes", path="segcore/datasets")
+    done = run("download", tmp_path, env=login)
+    assert_one_message(done, "gtFine_trainvaltest.zip", "put them into mirror")
+
+
 def test_no_network_and_no_mirror_is_one_message(tmp_path: Path) -> None:
     make_project(tmp_path, count=1)
     set_data(tmp_path, name="camvid")

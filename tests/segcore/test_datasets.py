@@ -1,5 +1,6 @@
 """Datasets: archives are fetched, verified and unpacked whole."""
 
+import hashlib
 import http.server
 import io
 import json
@@ -18,7 +19,7 @@ from PIL import Image
 from segcore.data.prepare import prepare
 from segcore.data.shards import open_shards
 from segcore.datasets import DataSource, create_dataset, list_datasets
-from segcore.datasets.archive import Archive, hash_tree, install, tree_digest, unpack
+from segcore.datasets.archive import Archive, fetch, hash_tree, install, tree_digest, unpack
 from segcore.datasets.base import silent
 from segcore.datasets.nuclei import ARCHIVE, IDS, SPLIT_OF, assign_splits
 from segcore.errors import DataError, OptionError, UnknownNameError
@@ -38,8 +39,6 @@ def pack(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def digest_of(files: dict[str, bytes]) -> str:
-    import hashlib
-
     hashes = {n: hashlib.sha256(c).hexdigest() for n, c in files.items() if n.startswith("Top/")}
     return tree_digest(hashes)
 
@@ -166,6 +165,18 @@ def test_broken_off_download_starts_anew(tmp_path: Path, server: str) -> None:
     assert Flaky.answers == 2
     assert (source.raw / "Top/a.txt").read_bytes() == b"alpha"
     assert {p.name for p in tmp_path.iterdir()} == {"raw", "served.tar.gz"}
+
+
+def test_an_archive_of_known_bytes_is_downloaded_once(tmp_path: Path, server: str) -> None:
+    packed = f"md5:{hashlib.md5(Flaky.content).hexdigest()}"
+    archive = replace(make_archive(server), packed=packed)
+    source = DataSource(raw=tmp_path / "raw")
+    for _ in range(2):  # broken off and begun anew, then found
+        assert fetch(archive, source, silent).read_bytes() == Flaky.content
+        assert Flaky.answers == 2
+    other = replace(archive, packed="md5:" + "0" * 32)
+    with pytest.raises(DataError, match=r"cannot download .*does not match"):
+        fetch(other, source, silent)
 
 
 def test_wrong_download_is_not_kept(tmp_path: Path, server: str) -> None:
