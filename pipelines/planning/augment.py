@@ -8,6 +8,7 @@ RARE_SHARE = 0.1
 ORIENTED = 0.1
 THIN_PX = 8.0
 VARIED_PASSES = 8.0
+VARIED_STEPS = 500
 
 
 def class_crops(facts: Facts) -> Decision:
@@ -40,27 +41,37 @@ def scale(facts: Facts) -> Decision:
     if least < THIN_PX:
         why = f"{name} is {least:.2g} px thick: resampling would blur it"
         return Decision([1.0, 1.0], why, ("thickness",))
-    if (count := passes(facts)) < VARIED_PASSES:
-        why = f"{count:.2g} passes: the pictures themselves are new enough"
+    if (why := new_enough(facts)) is not None:
         return Decision([1.0, 1.0], why, ("budget", "pictures"))
     return Decision([0.8, 1.25], "objects come nearer and farther", ("thickness",))
 
 
 def color(facts: Facts) -> Decision:
     """Change brightness, contrast and saturation where the same pictures come often."""
-    count = passes(facts)
-    if count < VARIED_PASSES:
-        why = f"{count:.2g} passes: the pictures themselves are new enough"
+    if (why := new_enough(facts)) is not None:
         return Decision(0.0, why, ("budget", "pictures"))
-    return Decision(0.2, f"{count:.2g} passes: no two alike", ("budget", "pictures"))
+    why = f"{passes(facts):.2g} passes: no two alike"
+    return Decision(0.2, why, ("budget", "pictures"))
+
+
+def new_enough(facts: Facts) -> str | None:
+    """Why the pictures need no change of scale or colour; None where they do."""
+    if (count := passes(facts)) < VARIED_PASSES:
+        return f"{count:.2g} passes: the pictures themselves are new enough"
+    if (count := steps(facts)) < VARIED_STEPS:
+        return f"about {count:.2g} steps: too few to learn pictures by heart"
+    return None
 
 
 def passes(facts: Facts) -> float:
     """How often the pixels of the training pictures will be seen."""
-    pictures = facts.epoch_pictures
+    samples = steps(facts) * facts.settings["train.batch_size"]
+    return samples * math.prod(facts.seen) / max(1, facts.epoch_pictures * math.prod(facts.median))
+
+
+def steps(facts: Facts) -> float:
+    """How many will be taken."""
     if facts.settings["train.max_minutes"] is None:
-        samples = float(facts.settings["train.epochs"] * pictures)
-    else:
-        steps = 60 * facts.settings["train.max_minutes"] / facts.step_s
-        samples = steps * facts.settings["train.batch_size"]
-    return samples * math.prod(facts.seen) / max(1, pictures * math.prod(facts.median))
+        pictures = facts.settings["train.epochs"] * facts.epoch_pictures
+        return float(pictures / facts.settings["train.batch_size"])
+    return 60 * float(facts.settings["train.max_minutes"]) / facts.step_s

@@ -126,6 +126,13 @@ def test_pictures_that_come_seldom_are_not_changed() -> None:
         assert value(f"train.augment.{key}", counted, images=many, classes=thick) != nothing
 
 
+def test_few_steps_learn_nothing_by_heart() -> None:
+    thick = [{"name": "cell", "pixel_share": 0.2, "thickness_px": 20}]
+    for minutes, colors in ((2.0, 0.0), (5.0, 0.2)):
+        given = {"train.budget_minutes": minutes}
+        assert value("train.augment.color", given, classes=thick, step_s=0.4) == colors
+
+
 def test_pictures_with_an_up_are_not_turned_over() -> None:
     assert value("train.augment.vflip", oriented=0.5) == 0
     assert value("train.augment.vflip", oriented=0.01) == 0.5
