@@ -161,7 +161,9 @@ def _reap() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("what", choices=sorted(STAGES))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--steps", type=int, default=4, help="of an epoch")
