@@ -17,6 +17,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ CLASSES = 11
 BATCH_SIZE = 8
 SEED = 0
 LATER_S = 1.0
+FILES, UNCACHED = "files + DataLoader, 0 workers", "segcore none, 0 threads"
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -92,7 +94,10 @@ def unpack(mirror: Path, folder: Path) -> None:
 class Feed:
     """The ways to compare: each is a function from epoch number to batches of uint8 and labels."""
 
-    def __init__(self, files: Path, dataset: ShardedDataset, scratch: Path) -> None:
+    def __init__(
+        self, files: Path, dataset: ShardedDataset, scratch: Path, clock: Callable[[], float]
+    ) -> None:
+        self.clock = clock
         self.files = FileDataset(files)
         self.dataset = dataset
         self.scratch = scratch
@@ -147,10 +152,10 @@ class Feed:
 
     def rate(self, batches: Callable[[], Batches]) -> float:
         """Images per second, from asking for the batches to having the last one normalised."""
-        start, count = time.perf_counter(), 0
+        start, count = self.clock(), 0
         for images, _ in batches():
             count += len(self.normalise(images))
-        return count / (time.perf_counter() - start)
+        return count / (self.clock() - start)
 
     def first_and_later(self, make: Callable[[], Callable[[int], Batches]]) -> dict[str, float]:
         """Rates of the first epoch, with all set-up in it, and of one second or more after it."""
@@ -168,16 +173,30 @@ class Feed:
         return {"first": self.rate(first), "later": self.rate(later)}
 
 
+def _first(make: Callable[[], Callable[[int], Batches]]) -> Batches:
+    return make()(0)
+
+
+def first_epochs(feed: Feed, repeats: int) -> None:
+    """Print, for each turn, what reading without a cache makes of the files' first epoch."""
+    ways = {FILES: lambda: feed.dataloader(0), UNCACHED: lambda: feed.loader("none", 0)}
+    for repeat in range(repeats):
+        turn = list(ways.items())[:: 1 if repeat % 2 == 0 else -1]
+        rates = {name: feed.rate(partial(_first, make)) for name, make in turn}
+        shown = ", ".join(f"{name} {rates[name]:.1f}" for name in ways)
+        print(f"{shown}: {rates[UNCACHED] / rates[FILES]:.3f}", flush=True)
+
+
 def measure(feed: Feed, repeats: int) -> dict[str, dict[str, list[float]]]:
     """Run all ways in turn, `repeats` times."""
     ways: dict[str, Callable[[], Callable[[int], Batches]]] = {
-        "files + DataLoader, 0 workers": lambda: feed.dataloader(0),
+        FILES: lambda: feed.dataloader(0),
         "files + DataLoader, 2 workers": lambda: feed.dataloader(2),
         "segcore ram, 0 threads": lambda: feed.loader("ram", 0),
         "segcore ram, 2 threads": lambda: feed.loader("ram", 2),
         "segcore disk, 0 threads": lambda: feed.loader("disk", 0),
         "segcore disk, 2 threads": lambda: feed.loader("disk", 2),
-        "segcore none, 0 threads": lambda: feed.loader("none", 0),
+        UNCACHED: lambda: feed.loader("none", 0),
         "limit: decoded in RAM, no loader": feed.limit,
     }
     rates: dict[str, dict[str, list[float]]] = {name: {"first": [], "later": []} for name in ways}
@@ -211,6 +230,12 @@ def summarise(rates: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
                 "later / files later": paired(ours["later"], files["later"]),
                 "later / limit": paired(ours["later"], limit["later"]),
             }
+    files, uncached = rates[FILES], rates[UNCACHED]
+    ratios["none, 0"] = {
+        "first / files first": paired(uncached["first"], files["first"]),
+        "later / files later": paired(uncached["later"], files["later"]),
+        "later / limit": paired(uncached["later"], limit["later"]),
+    }
     return {"images_per_s": medians, "ratios": ratios, "runs": rates}
 
 
@@ -245,6 +270,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--first-cpu",
+        action="store_true",
+        help="only first epochs in one thread, in processor seconds; writes nothing",
+    )
     options = parser.parse_args()
     mirror = Path(os.environ.get("SEGCORE_MIRROR", ROOT.parent / "shared" / "data"))
     if not (mirror / ARCHIVE).is_file():
@@ -255,7 +285,11 @@ def main() -> None:
         folder = Path(scratch)
         unpack(mirror, folder / "files")
         prepare(CamVidTrain(folder / "files"), folder / "shards", workers=1)
-        feed = Feed(folder / "files", open_shards(folder / "shards"), folder)
+        clock = time.process_time if options.first_cpu else time.perf_counter
+        feed = Feed(folder / "files", open_shards(folder / "shards"), folder, clock)
+        if options.first_cpu:
+            first_epochs(feed, options.repeats)
+            return
         result = summarise(measure(feed, options.repeats))
     result |= {
         "repeats": options.repeats,

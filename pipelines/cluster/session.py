@@ -7,10 +7,11 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
 
+from pipelines.cluster.head import lean_head
 from pipelines.errors import ClusterError
 from pipelines.params import ClusterParams
 from pipelines.storage import absolute
@@ -57,8 +58,16 @@ def local_resources() -> Resources:
 
 
 @contextmanager
-def connect(cluster: ClusterParams) -> Iterator[Resources]:
+def connect(cluster: ClusterParams, *, slots: int | None = None) -> Iterator[Resources]:
     """Start or join Ray, and leave it however the block ends.
+
+    Args:
+        cluster: where Ray runs.
+        slots: processes that will work at once, where Ray is started here: it then starts so many
+            with itself, and counts each as one processor. None: as many as there are processors.
+
+    Yields:
+        What the cluster, or this machine, has in all.
 
     Raises:
         ClusterError: no cluster answers at `cluster.address`.
@@ -74,9 +83,10 @@ def connect(cluster: ClusterParams) -> Iterator[Resources]:
 
     with _terminable() as on_term:
         try:
-            _start(where, on_term)
+            _start(where, on_term, slots)
             total = ray.cluster_resources()
-            yield Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
+            found = Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
+            yield local_resources() if slots and where == "local" else found
         finally:
             ray.shutdown()
 
@@ -111,19 +121,24 @@ def _terminable() -> Iterator[Handler | None]:
         signal.signal(signal.SIGTERM, stage)
 
 
-def _start(where: str, on_term: Handler | None) -> None:
+def _start(where: str, on_term: Handler | None, slots: int | None) -> None:
     import ray
 
     local = where == "local"
-    options = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+    options = {
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+        "num_cpus": slots,
+    }
     for attempt in range(START_ATTEMPTS):
         try:
-            ray.init(
-                address=where,
-                logging_level=logging.WARNING,
-                log_to_driver=False,  # the driver follows the run's own records
-                **(options if local else {}),
-            )
+            with lean_head() if local else nullcontext():
+                ray.init(
+                    address=where,
+                    logging_level=logging.WARNING,
+                    log_to_driver=False,  # the driver follows the run's own records
+                    **(options if local else {}),
+                )
             if on_term:
                 signal.signal(signal.SIGTERM, on_term)
             return

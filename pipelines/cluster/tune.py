@@ -5,10 +5,12 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import segcore
 from pipelines.cluster import session
 from pipelines.cluster.train import TrainWorker
 from pipelines.errors import TrainingFailedError
@@ -39,13 +41,20 @@ class Search:
 
 @dataclass(frozen=True)
 class TrialJob:
-    """What each trial is given, beside its own values."""
+    """What each trial is given, beside its own values.
+
+    Args:
+        worker, params, shards, folder: as of `search`.
+        metric: that trials are compared by.
+        threads: of a trial; None where Ray decides.
+    """
 
     worker: TrainWorker
     params: Params
     shards: Path
     folder: Path
     metric: str
+    threads: int | None
 
 
 def search(
@@ -75,14 +84,26 @@ def search(
     failure.clear(folder)
     settings = params.tune
     metric = f"val/{settings.metric}"
-    with session.connect(params.cluster) as resources:
+    here = session.address(params.cluster) == "local"
+    slots = settings.concurrent if here else None
+    with session.connect(params.cluster, slots=slots) as resources:
+        session.check_trials(settings.concurrent, resources)
+        ready = _warm_up(worker, settings.concurrent) if here else []
         # These import Ray, which must find its settings.
+        from pipelines.cluster.head import shared_environment
         from pipelines.cluster.trials import Trials, reason
 
-        job = TrialJob(worker, params, shards, folder, metric)
+        threads = _threads(resources, settings.concurrent) if here else None
+        job = TrialJob(worker, params, shards, folder, metric, threads)
         trials = Trials(folder, run.id, settings.epochs, metric)
-        with trials.watched(run, on_epoch):
-            results = _tuner(job, trials, _share(params, resources)).fit()
+        share = _share(resources, settings.concurrent, here=here)
+        with (
+            trials.watched(run, on_epoch),
+            shared_environment() if here else nullcontext(),
+        ):
+            tuner = _tuner(job, trials, share)
+            _wait(ready)
+            results = tuner.fit()
     if (known := failure.read(folder)) is not None:
         raise known
     failures = [reason(result.error) for result in results if result.error]
@@ -126,11 +147,37 @@ def _space(params: Params) -> dict[str, Any]:
     return {key: makers[entry.kind](entry) for key, entry in params.search_space().items()}
 
 
-def _share(params: Params, resources: session.Resources) -> dict[str, float]:
-    """Resources of one trial: an equal share of what is there."""
-    concurrent = params.tune.concurrent
-    session.check_trials(concurrent, resources)
-    return {"CPU": resources.cpus // concurrent, "GPU": min(1.0, resources.gpus / concurrent)}
+def _share(resources: session.Resources, concurrent: int, *, here: bool) -> dict[str, float]:
+    """Resources of one trial, as Ray counts them: an equal share of what is there."""
+    cpus = 1 if here else resources.cpus // concurrent
+    return {"CPU": cpus, "GPU": min(1.0, resources.gpus / concurrent)}
+
+
+def _threads(resources: session.Resources, concurrent: int) -> int:
+    """Threads of one trial here: what the environment says, else an equal share."""
+    return int(os.environ.get("OMP_NUM_THREADS") or resources.cpus // concurrent)
+
+
+def _warm_up(worker: TrainWorker, count: int) -> list[Any]:
+    """Let the processes that Ray has started import what a trial needs, beside this one."""
+    import ray
+
+    call = ray.remote(num_cpus=0)(_import_all)
+    return [call.remote(worker) for _ in range(count)]
+
+
+def _import_all(worker: TrainWorker) -> None:
+    from ray import tune  # noqa: F401 - what the trials' class needs
+
+    for name in ("create_loaders", "create_model", "create_task", "fit", "open_shards"):
+        getattr(segcore, name)
+
+
+def _wait(ready: list[Any]) -> None:
+    """Until the processes are warm: Ray would start others in place of those that are busy."""
+    import ray
+
+    ray.get(ready)
 
 
 def _tuner(job: TrialJob, trials: Any, share: dict[str, float]) -> Any:
@@ -186,8 +233,11 @@ def _trial(config: dict[str, Any], job: TrialJob) -> None:
 
     An error that the user can mend is left in the trial's folder for the driver.
     """
+    import torch
     from ray import tune
 
+    if job.threads:
+        torch.set_num_threads(job.threads)
     folder = job.folder / TRIALS / str(tune.get_context().get_trial_id())
     folder.mkdir(parents=True, exist_ok=True)
     try:

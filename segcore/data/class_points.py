@@ -74,7 +74,8 @@ def encode_points(rows: Iterable[Sequence[ClassShape]]) -> bytes:
 
 def read_points(path: Path) -> ClassPoints:
     """Read what `encode_points` wrote; no entries where there is no such file."""
-    table = pq.read_table(path) if path.is_file() else _SCHEMA.empty_table()
+    # Not read_table, which imports pandas.
+    table = pq.ParquetFile(path).read() if path.is_file() else _SCHEMA.empty_table()
     ys, xs = (table.column(name).combine_chunks() for name in ("ys", "xs"))
     return ClassPoints(
         row=table.column("row").to_numpy(),

@@ -157,7 +157,8 @@ def decode_image(encoded: bytes, channels: int) -> Pixels:
 
 def to_array(image: Image.Image, channels: int) -> Pixels:
     """uint8 [H, W, channels] of an image; channels is 1 (grey) or 3 (RGB)."""
-    converted = image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    converted = image if image.mode == mode else image.convert(mode)  # which would copy it
     array: Pixels = np.asarray(converted, dtype=np.uint8).reshape(image.height, image.width, -1)
     return array
 

@@ -19,17 +19,29 @@ def window(item: Tensor, box: Box, fill: float | list[float]) -> Tensor:
     if not isinstance(item, (tv_tensors.Image, tv_tensors.Mask)):
         moved: Tensor = ops.crop(item, top, left, height, width)
         return moved
-    rows = slice(max(0, top), max(0, top, min(item.shape[-2], top + height)))
-    columns = slice(max(0, left), max(0, left, min(item.shape[-1], left + width)))
-    part = item.as_subclass(Tensor)[..., rows, columns]
+    kept: Tensor = tv_tensors.wrap(cut(item.as_subclass(Tensor), box, fill), like=item)
+    return kept
+
+
+def cut(pixels: Tensor, box: Box, fill: float | list[float]) -> Tensor:
+    """Cut (top, left, height, width) out of pixels [..., H, W]; a view where all of it is inside.
+
+    Args:
+        pixels: of an image or a label map.
+        box: what is cut out.
+        fill: value of what is outside, one or one a channel.
+    """
+    top, left, height, width = box
+    rows = slice(max(0, top), max(0, top, min(pixels.shape[-2], top + height)))
+    columns = slice(max(0, left), max(0, left, min(pixels.shape[-1], left + width)))
+    part = pixels[..., rows, columns]
     if part.shape[-2:] != (height, width):
-        inside, part = part, part.new_empty(*item.shape[:-2], height, width)
+        inside, part = part, part.new_empty(*pixels.shape[:-2], height, width)
         colour = torch.tensor(fill, dtype=part.dtype)
         part.copy_(colour.view(-1, 1, 1) if colour.ndim else colour)
         down, right = rows.start - top, columns.start - left
         part[..., down : down + inside.shape[-2], right : right + inside.shape[-1]] = inside
-    cut: Tensor = tv_tensors.wrap(part, like=item)
-    return cut
+    return part
 
 
 def resized(item: Tensor, size: tuple[int, int]) -> Tensor:

@@ -18,11 +18,11 @@ from segcore.data.codec import Pixels, decode_image, decode_mask
 from segcore.data.shard_format import Row
 from segcore.errors import DataError
 
-CACHED_GROUPS = 8
+CACHED_BYTES = 256 * 2**20  # of row groups as they are stored; one is kept whatever its size
 
 
 class ShardSplit:
-    """Random access to the rows of one split, with the last few row groups kept in memory.
+    """Random access to the rows of one split, with the last row groups kept in memory.
 
     It can be pickled and survives a fork: each process opens the files itself. Several threads
     may read at once.
@@ -39,9 +39,10 @@ class ShardSplit:
         self._lock = threading.Lock()
         self._open: dict[int, tuple[pq.ParquetFile, list[int]]] = {}
         self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+        self._bytes = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        private = ("_process", "_lock", "_open", "_groups")
+        private = ("_process", "_lock", "_open", "_groups", "_bytes")
         return {name: value for name, value in self.__dict__.items() if name not in private}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -68,10 +69,7 @@ class ShardSplit:
             IndexError: index is not in 0..len-1.
             DataError: the file is corrupt or missing.
         """
-        if not 0 <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        part = bisect_right(self._starts, index) - 1
-        table, offset = self._group(part, index - self._starts[part])
+        table, offset = self._row(index)
         return Row.from_record(table.slice(offset, 1).to_pylist()[0])
 
     def decode(self, index: int) -> tuple[Pixels, Pixels | None]:
@@ -81,13 +79,22 @@ class ShardSplit:
             IndexError: index is not in 0..len-1.
             DataError: the file or one of its images is corrupt.
         """
-        row = self.read(index)
+        table, offset = self._row(index)
+        encoded, label = (table.column(name)[offset].as_py() for name in ("image", "mask"))
         try:
-            image = decode_image(row.image, self._channels)
-            mask = None if row.mask is None else decode_mask(row.mask)
+            image = decode_image(encoded["bytes"], self._channels)
+            mask = decode_mask(label["bytes"]) if label and label["bytes"] is not None else None
         except DataError as error:
-            raise DataError(f"sample {row.id} of {self._paths[0].parent}: {error}") from error
+            name = table.column("id")[offset].as_py()
+            raise DataError(f"sample {name} of {self._paths[0].parent}: {error}") from error
         return image, mask
+
+    def _row(self, index: int) -> tuple[pa.Table, int]:
+        """The row group that holds a row, and its place there."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        part = bisect_right(self._starts, index) - 1
+        return self._group(part, index - self._starts[part])
 
     def _column(self, name: str) -> list[Any]:
         values: list[Any] = []
@@ -122,9 +129,10 @@ class ShardSplit:
             if key not in self._groups:
                 with named(self._paths[part]):
                     self._groups[key] = file.read_row_group(group, use_threads=False)
+                self._bytes += self._groups[key].nbytes
             self._groups.move_to_end(key)
-            while len(self._groups) > CACHED_GROUPS:
-                self._groups.popitem(last=False)
+            while self._bytes > CACHED_BYTES and len(self._groups) > 1:
+                self._bytes -= self._groups.popitem(last=False)[1].nbytes
             return self._groups[key], row - starts[group]
 
 

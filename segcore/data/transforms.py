@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from segcore.data.geometry import Box, displacement, resized, window
+from segcore.data.geometry import Box, cut, displacement, resized, window
 from segcore.errors import OptionError, unknown_name
 
 MAX_UINT8 = 255
@@ -123,10 +123,12 @@ class Augmentation:
         Returns:
             image uint8 [C, h, w] and mask [h, w], (h, w) being `crop`, or (H, W) without.
         """
-        from torchvision import tv_tensors
-
         if not 0 <= self.ignore_index <= MAX_UINT8:
             mask = mask.int()
+        if self.moves_whole_pixels:
+            return self._moved(image, mask, rng, over)
+        from torchvision import tv_tensors
+
         items = [tv_tensors.Image(image), tv_tensors.Mask(mask)]
         size = (image.shape[-2], image.shape[-1])
         new_image, new_mask = self.apply(items, size, rng, over=over)
@@ -167,6 +169,31 @@ class Augmentation:
         if self.color > 0:
             items = self._recolor(items, rng)
         return items
+
+    @property
+    def moves_whole_pixels(self) -> bool:
+        """Whether every pixel keeps its value: torchvision, seconds to import, is not needed."""
+        return (
+            self.scale == (1.0, 1.0)
+            and self.rotate_deg == 0
+            and self.elastic_alpha == 0
+            and self.color == 0
+        )
+
+    def _moved(
+        self, image: Tensor, mask: Tensor, rng: np.random.Generator, over: tuple[int, int] | None
+    ) -> tuple[Tensor, Tensor]:
+        """What `apply` does, by the same draws, where pixels only change their places."""
+        box = self._window((image.shape[-2], image.shape[-1]), rng, over)
+        pair = [cut(image, box, self._colour()), cut(mask, box, self.ignore_index)]
+        if self.hflip > 0 and rng.random() < self.hflip:
+            pair = [item.flip(-1) for item in pair]
+        if self.vflip > 0 and rng.random() < self.vflip:
+            pair = [item.flip(-2) for item in pair]
+        if self.rot90 > 0 and box[2] == box[3] and rng.random() < self.rot90:
+            turns = 1 if rng.random() < 0.5 else 3
+            pair = [item.rot90(turns, (-2, -1)) for item in pair]
+        return pair[0], pair[1]
 
     def enlargement(self, rng: np.random.Generator) -> float:
         """By what `apply` enlarges the next sample from this generator, which stays as it is."""
@@ -237,8 +264,12 @@ class Augmentation:
         from torchvision import tv_tensors
 
         if isinstance(item, tv_tensors.Image):
-            return [float(round(value * MAX_UINT8)) for value in self.mean]
+            return self._colour()
         return self.ignore_index if item.ndim == MAP_DIMS else 0
+
+    def _colour(self) -> list[float]:
+        """The mean colour as pixels have it."""
+        return [float(round(value * MAX_UINT8)) for value in self.mean]
 
 
 def _pair(name: str, value: Any) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from segcore.engine.distributed import average_gradients, averages, inner
+from segcore.engine.eager import guard_again, spare_compiler, step_plainly
 from segcore.engine.meter import TrainMeter
 from segcore.engine.optim import create_optimizer, learning_rate_factor
 from segcore.engine.options import PRECISIONS, FitOptions
@@ -46,6 +47,7 @@ class Updater:
     ) -> None:
         self.options = options
         self.device = device
+        (guard_again if options.compile else spare_compiler)()
         self.trainable = [p for p in model.parameters() if p.requires_grad]
         self.parts = [self._part(step, model) for step in steps]
         self.scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16")
@@ -67,6 +69,8 @@ class Updater:
             weight_decay=options.weight_decay,
             momentum=options.momentum,
         )
+        if not options.compile:
+            step_plainly(optimizer)
         return _Part(step, parameters, optimizer)
 
     def learning_rates(self, progress: float) -> dict[str, float]:

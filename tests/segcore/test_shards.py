@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from segcore.data import shard_split
 from segcore.data.codec import encode_image, encode_mask
 from segcore.data.sample import DatasetInfo, Instance
 from segcore.data.shards import (
@@ -118,6 +119,27 @@ def test_split_survives_pickling_and_threads(tmp_path: Path) -> None:
     order = np.random.default_rng(0).permutation(np.arange(50).repeat(4)).tolist()
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda i: copy.read(i).id, order)) == [f"sample{i}" for i in order]
+
+
+@pytest.mark.parametrize("kept", [0, 2**28])
+def test_row_groups_are_kept_up_to_a_number_of_bytes(tmp_path: Path, monkeypatch, kept) -> None:
+    split = write(tmp_path / "shards").split("train")
+    monkeypatch.setattr(shard_split, "CACHED_BYTES", kept)
+    reads = []
+    own = pq.ParquetFile.read_row_group
+
+    def counted(file, group, **options):
+        reads.append(group)
+        return own(file, group, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    order = np.random.default_rng(0).permutation(len(split))
+    for index in order:
+        image, mask = split.decode(int(index))
+        assert (image == index).all()
+        assert (mask is None) == (index % 10 == 0)
+    assert len(split._groups) == (5 if kept else 1)
+    assert len(reads) == 5 if kept else len(reads) > 10
 
 
 def test_split_survives_a_fork(tmp_path: Path) -> None:

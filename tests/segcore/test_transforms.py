@@ -9,6 +9,7 @@ from feed_toys import NAMES, pixels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torchvision import tv_tensors
 
 from segcore.data.transforms import Augmentation, displacement
 from segcore.errors import OptionError
@@ -227,6 +228,33 @@ def test_any_number_of_channels(channels: int) -> None:
     image = torch.randint(0, 256, (channels, 20, 24), dtype=torch.uint8)
     changed, _ = run(augmentation, (image, sample()[1]))
     assert changed.shape == (channels, 30, 30)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    size=st.tuples(st.integers(2, 30), st.integers(2, 30)),
+    side=st.none() | st.integers(1, 40),
+    translate_px=st.integers(0, 40),
+    over=st.booleans(),
+    ignore_index=st.sampled_from([255, 11, -100]),
+)
+@settings(max_examples=80, deadline=None)
+def test_whole_pixels_move_as_torchvision_moves_them(
+    seed: int, size: Any, side: Any, translate_px: int, over: bool, ignore_index: int
+) -> None:
+    augmentation = Augmentation(
+        ignore_index=ignore_index, mean=MEAN, crop=side and (side, side),
+        translate_px=translate_px, hflip=0.5, vflip=0.5, rot90=0.5,
+    )  # fmt: skip
+    assert augmentation.moves_whole_pixels
+    image, mask = sample(size, seed % 7)
+    point = (size[0] // 2, size[1] - 1) if over else None
+    image_, mask_ = augmentation(image, mask, rng=np.random.default_rng(seed), over=point)
+    labels = mask if 0 <= ignore_index <= 255 else mask.int()
+    items = [tv_tensors.Image(image), tv_tensors.Mask(labels)]
+    there = augmentation.apply(items, size, np.random.default_rng(seed), over=point)
+    assert torch.equal(image_, there[0].as_subclass(Tensor))
+    assert torch.equal(mask_, there[1].as_subclass(Tensor))
 
 
 @pytest.mark.parametrize("ignore_index", [-100, 11, 70000])
