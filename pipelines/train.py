@@ -141,6 +141,7 @@ def package_spec(params: Params, dataset: Any, metrics: dict[str, float]) -> "se
             "loss": params.loss.name,
             "code": storage.code_version(),
             "data_source": data_source(params),
+            **({"origin": dataset.meta.origin} if dataset.meta.origin else {}),
         },
     )
 

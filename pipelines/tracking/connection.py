@@ -50,6 +50,21 @@ def store_uri(uri: str) -> str:
     return uri
 
 
+def connect_existing(tracking: TrackingParams) -> Connection:
+    """As `connect`, for what only reads: no database is made where there is none.
+
+    Raises:
+        TrackingError: there is none; or as `connect`.
+    """
+    uri = store_uri(tracking.uri)
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+        raise TrackingError(
+            f"there is no {uri.removeprefix(SQLITE)}: tracking.uri names another store than the "
+            "one that the models were registered in, or it was removed"
+        )
+    return connect(tracking)
+
+
 def connect(tracking: TrackingParams) -> Connection:
     """Open the store and the experiment, both created if need be.
 

@@ -2,9 +2,7 @@
 
 import json
 import os
-import warnings
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +10,15 @@ import segcore
 from pipelines.errors import TrackingError
 from pipelines.params import Params
 from pipelines.storage import absolute
-from pipelines.tracking.connection import Connection, connect
+from pipelines.tracking.connection import Connection, connect, connect_existing
+from pipelines.tracking.logged_model import log_model
 from pipelines.tracking.own_data import check_same_data, data_tags
-from pipelines.tracking.source import source_tags
+from pipelines.tracking.source import GIT_COMMIT, source_tags
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"
 DIGEST = "package_digest"
-MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
-REQUIRED = ("numpy", "pillow", "pyarrow", "safetensors", "scipy", "torch", "torchvision")
-EXAMPLE_SIZE = 64
+COMMIT = "git_commit"
 
 
 @dataclass(frozen=True)
@@ -33,17 +30,40 @@ class Version:
         version: its number, as text.
         run_id: the run that made it; "" if none.
         package_digest: of the model package that it holds.
+        commit: of the code that trained it; "" where it is not known.
     """
 
     name: str
     version: str
     run_id: str
     package_digest: str
+    commit: str = ""
 
     @property
     def uri(self) -> str:
         """What `mlflow.pyfunc.load_model` takes."""
         return f"models:/{self.name}/{self.version}"
+
+
+@dataclass(frozen=True)
+class Training:
+    """The run that trained a model; "" for what it does not say.
+
+    Args:
+        name: shown in MLflow.
+        status: FINISHED, FAILED, KILLED or RUNNING.
+        user: who started it.
+        commit: of the code.
+        dirty: there were changes that were not committed.
+        dataset_digest: of the shards.
+    """
+
+    name: str
+    status: str
+    user: str
+    commit: str
+    dirty: bool
+    dataset_digest: str
 
 
 def model_name(dataset: str) -> str:
@@ -54,12 +74,17 @@ def model_name(dataset: str) -> str:
 class Registry:
     """The registry of the store that params name.
 
+    Args:
+        params: `tracking` and `cluster.storage` are used.
+        existing: the store has to be there already.
+
     Raises:
         TrackingError: the store does not answer; by methods too.
     """
 
-    def __init__(self, params: Params) -> None:
-        self._connection: Connection = connect(params.tracking)
+    def __init__(self, params: Params, *, existing: bool = False) -> None:
+        opening = connect_existing if existing else connect
+        self._connection: Connection = opening(params.tracking)
         self._client = self._connection.client
         self._downloads = absolute(params.cluster.storage) / "models"
 
@@ -115,6 +140,35 @@ class Registry:
         versions = self._client.search_model_versions(query)
         ready = [_version(entry) for entry in versions if entry.status == "READY"]
         return max(ready, key=lambda entry: int(entry.version), default=None)
+
+    def find_digest(self, digest: str) -> Version | None:
+        """The version of any name that holds the package of this digest."""
+        found = self._client.search_model_versions(f"tag.`{DIGEST}` = '{digest}'")
+        return _version(found[0]) if found else None
+
+    def training(self, run_id: str) -> Training:
+        """What the store says of the run that trained a model.
+
+        Raises:
+            TrackingError: it has no such run.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self._client.get_run(run_id)
+        except MlflowException as error:
+            raise TrackingError(
+                f"MLflow at {self._connection.uri} has no run {run_id}: {error}"
+            ) from error
+        tags = run.data.tags
+        return Training(
+            name=run.info.run_name,
+            status=run.info.status,
+            user=tags.get("mlflow.user", ""),
+            commit=tags.get(GIT_COMMIT, ""),
+            dirty=tags.get("git_dirty") == "true",
+            dataset_digest=tags.get("dataset_digest", ""),
+        )
 
     def get(self, name: str, alias: str) -> Version | None:
         """The version that an alias points to; None if there is none."""
@@ -199,11 +253,13 @@ class Registry:
             )
             run_id = created.info.run_id
         spec = _spec(package)
+        commit = self._client.get_run(run_id).data.tags.get(GIT_COMMIT, "")
         tags = {DIGEST: digest, "architecture": spec.architecture, **data_tags(spec)}
-        made = self._create_version(name, _log_model(package, run_id), run_id, tags)
+        tags |= {COMMIT: commit} if commit else {}
+        made = self._create_version(name, log_model(package, run_id), run_id, tags)
         if opened:
             self._client.set_terminated(run_id, "FINISHED")
-        return Version(name, str(made.version), run_id, digest)
+        return Version(name, str(made.version), run_id, digest, commit)
 
     def _create_version(self, name: str, logged: Any, run_id: str, tags: dict[str, str]) -> Any:
         """`mlflow.register_model`, without what that prints."""
@@ -222,52 +278,6 @@ class Registry:
         return made
 
 
-def _log_model(package: Path, run_id: str) -> Any:
-    """Log a package as a pyfunc model whose code is segcore's own source, without a pickle."""
-    import mlflow
-    import numpy as np
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    from segcore.tasks import get_kind
-
-    spec = _spec(package)
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, spec.in_channels))]),
-        outputs=Schema(
-            [
-                TensorSpec(np.dtype(tensor.dtype), tensor.shape, tensor.name or None)
-                for tensor in get_kind(spec.task).served
-            ]
-        ),
-    )
-    # The signature is given; MLflow warns that it would rather read it off type hints.
-    with warnings.catch_warnings(record=True):
-        return Model.log(
-            artifact_path=None,
-            name="model",
-            flavor=mlflow.pyfunc,
-            run_id=run_id,
-            python_model=os.fspath(MODEL_CODE),
-            artifacts={"package": os.fspath(package)},
-            code_paths=[os.fspath(Path(segcore.__file__).parent)],
-            signature=signature,
-            input_example=np.zeros((1, EXAMPLE_SIZE, EXAMPLE_SIZE, spec.in_channels), np.uint8),
-            pip_requirements=_requirements(),
-        )
-
-
-def _requirements() -> list[str]:
-    """What the model runs on, without the local build tags that no index has."""
-    pins = []
-    for name in REQUIRED:
-        try:
-            pins.append(f"{name}=={version(name).partition('+')[0]}")
-        except PackageNotFoundError:
-            pins.append(name)
-    return pins
-
-
 def _spec(package: Path) -> Any:
     from segcore.package import read_spec
 
@@ -275,5 +285,11 @@ def _spec(package: Path) -> Any:
 
 
 def _version(entry: Any) -> Version:
-    digest = entry.tags.get(DIGEST, "")
-    return Version(entry.name, str(entry.version), entry.run_id or "", digest)
+    tags = entry.tags
+    return Version(
+        entry.name,
+        str(entry.version),
+        entry.run_id or "",
+        package_digest=tags.get(DIGEST, ""),
+        commit=tags.get(COMMIT, ""),
+    )
