@@ -24,7 +24,8 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )
-app.command()(team.trace)
+for command in (team.trace, team.history, team.sync):
+    app.command()(command)
 
 
 @app.command()

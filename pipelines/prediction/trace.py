@@ -15,7 +15,9 @@ from pipelines.prediction.manifest import Row
 from pipelines.prediction.verify import REGISTRY, file_faults, input_state
 from pipelines.sources import RAW, SHARDS
 from pipelines.storage import absolute, root
-from pipelines.tracking.registry import Registry, Training, Version
+from pipelines.tracking.lineage import Training, read_training
+from pipelines.tracking.registry import Registry
+from pipelines.tracking.version import Version
 from segcore.data.shards import ShardedDataset, open_shards
 from segcore.datasets.origin import read_origin
 from segcore.errors import DataError, PackageError, SegcoreError
@@ -177,7 +179,7 @@ class _Chain:
             found = self._registered
             return found if isinstance(found, str) else "the version names no run"
         try:
-            return Registry(self._params, existing=True).training(run_id)
+            return read_training(self._params.tracking, run_id)
         except TrackingError as error:
             return _first_line(error)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
@@ -20,6 +20,7 @@ from pipelines.prediction import manifest, png_facts
 from pipelines.prediction.run import predict
 from pipelines.prediction.trace import CONTRADICTED, OPEN, VERIFIED, trace
 from pipelines.prediction.verify import verify
+from pipelines.tracking.history import Evidence
 from pipelines.tracking.registry import CHAMPION, Registry
 from pipelines.tracking.run import open_run
 from segcore.datasets.archive import tree_digest
@@ -55,6 +56,7 @@ def masks(project: Params, painted_shards: Path, good_package: Path) -> Path:
     return OUT / "masks"
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=9), st.text(max_size=30) | st.floats(0, 1), max_size=5))
 def test_facts_of_a_png_are_read_as_they_were_written(
     place: Path, facts: dict[str, object]
@@ -66,6 +68,7 @@ def test_facts_of_a_png_are_read_as_they_were_written(
         assert image.tobytes() == plain.tobytes()
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 150))
 def test_facts_of_a_broken_png_are_none_or_what_was_written(
     place: Path, noise: bytes, at: int
@@ -180,7 +183,7 @@ def test_trace_goes_back_to_the_commit_and_says_what_is_gone(
     shutil.copytree(painted_shards, "data/shards/painted")
     with open_run("train", project, name="unet") as run:
         registry = Registry(project)
-        registry.promote(registry.register(good_package, run.id))
+        registry.promote(registry.register(good_package, run.id), Evidence("the first"))
     uri = f"models:/segcore-painted@{CHAMPION}"
     predict(project, images="images", model=uri, out=Path("of_champion"), overlays=False)
     mask = Path("of_champion/masks/a.png")
