@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pipelines.cluster import session
 from pipelines.params import Params
-from pipelines.prediction import journal, manifest
+from pipelines.prediction import drift, journal, manifest
+from pipelines.prediction.drift import Drift
 from pipelines.prediction.files import sweep
 from pipelines.prediction.inputs import Input, find_inputs
 from pipelines.prediction.job import Job, make_job
@@ -39,6 +40,7 @@ class Summary:
         skipped: files that are no images.
         seconds: of the whole run.
         out: folder of the results.
+        drift: how the pictures differ from the training set; None where that is not known.
     """
 
     done: int
@@ -47,6 +49,7 @@ class Summary:
     skipped: int
     seconds: float
     out: Path
+    drift: Drift | None = None
 
     @property
     def exit_code(self) -> int:
@@ -58,7 +61,8 @@ class Summary:
         parts += [f"{len(self.failed)} failed"] if self.failed else []
         parts += [f"{self.skipped} skipped"] if self.skipped else []
         where = os.path.relpath(self.out)
-        return f"predict: {', '.join(parts)} in {self.seconds:.1f} s -> {where}/{manifest.FILE}"
+        line = f"predict: {', '.join(parts)} in {self.seconds:.1f} s -> {where}/{manifest.FILE}"
+        return line if self.drift is None else f"{line}\n{self.drift}"
 
 
 def predict(
@@ -96,7 +100,7 @@ def predict(
     kept = _work(params, job, work, rows)
     if prune:
         _prune(job, rows.values())
-    _finish(job, rows.values())
+    seen = _finish(job, rows.values())
     given = [rows[item.path] for item in inputs]
     return Summary(
         done=sum(row.status == "ok" for row in given) - kept,
@@ -105,6 +109,7 @@ def predict(
         skipped=sum(row.status == "skipped" for row in given),
         seconds=time.monotonic() - start,
         out=out,
+        drift=seen,
     )
 
 
@@ -159,10 +164,14 @@ def _results(params: Params, job: Job, work: Sequence[tuple[Input, Row | None]])
     yield from Worker(job, best_device()).stream(work)
 
 
-def _finish(job: Job, rows: Iterable[Row]) -> None:
+def _finish(job: Job, rows: Iterable[Row]) -> Drift | None:
     """What the whole job becomes, of every row that this model made."""
-    made = (row for row in rows if row.status == "ok" and row.model_digest == job.digest)
+    made = [row for row in rows if row.status == "ok" and row.model_digest == job.digest]
     job.kind.write_job(job.out, (manifest.record(row, {}) for row in made), job.spec)
+    found = drift.compare(made, job.spec)
+    if found is not None:
+        drift.write(found, job.out)
+    return found
 
 
 def _prune(job: Job, rows: Iterable[Row]) -> None:

@@ -106,12 +106,12 @@ class Server:
     def kill(self) -> None:
         """Kill the server; the script then ends the database."""
         self.signal(signal.SIGKILL)
-        self.process.wait(60)
+        self.process.wait(180)
 
     def end(self) -> None:
         below = self.process.children(recursive=True)
         self.process.terminate()
-        self.process.wait(60)
+        self.process.wait(180)
         assert not psutil.wait_procs(below, timeout=10)[1]
 
 
