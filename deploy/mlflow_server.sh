@@ -61,7 +61,8 @@ done
     "select 1 from pg_database where datname = 'mlflow'" | grep -q 1 ||
     "$bin/createdb" -h "$dir/socket" -U mlflow mlflow
 
-MLFLOW_DISABLE_TELEMETRY=true "$python" -m mlflow server --host "$host" --port "$port" \
+# Its job runners judge language models, and would outlive a server that is ended by a signal.
+MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true "$python" -m mlflow server --host "$host" --port "$port" \
     --workers "${WORKERS:-4}" \
     --backend-store-uri "postgresql+psycopg2://mlflow@/mlflow?host=$dir/socket" \
     --artifacts-destination "$dir/artifacts" --serve-artifacts &

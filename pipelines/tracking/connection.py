@@ -88,8 +88,8 @@ def connect(tracking: TrackingParams) -> Connection:
     try:
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
-        client = mlflow.MlflowClient(uri)
         with _one_at_a_time(uri):
+            client = mlflow.MlflowClient(uri)
             experiment_id = _experiment(client, uri, tracking.experiment)
         mlflow.set_experiment(experiment_id=experiment_id)  # where logged models are put
         return Connection(client, uri, experiment_id)

@@ -15,8 +15,8 @@ def read_origin(raw: Path) -> dict[str, str]:
 
     Returns:
         origin: address of the archive, "folder" for files of the user's, "rendered".
-        digest: of the archive's files or of the user's, by `archive.tree_digest`, or the sha256
-            of the plan that was rendered. The folder's place is no part of it.
+        digest: of the archive's files or of the user's, by `archive.tree_digest`, of the list of
+            a published dataset's images, or the sha256 of the plan that was rendered. The folder's place is no part of it.
         Nothing of both where `download` has left nothing that can be read.
     """
     try:
@@ -26,6 +26,8 @@ def read_origin(raw: Path) -> dict[str, str]:
         found = json.loads((raw / SOURCE).read_bytes())
         if "files_sha256" in found:
             return {"origin": str(found["origin"]), "digest": str(found["files_sha256"])}
+        if "listing_sha256" in found:
+            return {"origin": str(found["origin"]), "digest": str(found["listing_sha256"])}
         return {"origin": "folder", "digest": tree_digest(found["files"])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

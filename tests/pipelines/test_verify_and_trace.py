@@ -167,6 +167,8 @@ def test_origin_of_raw_files_is_known_by_digest(tmp_path: Path) -> None:
     }  # fmt: skip
     (tmp_path / "source.json").write_text('{"origin": "https://x", "files_sha256": "ab"}')
     assert read_origin(tmp_path) == {"origin": "https://x", "digest": "ab"}
+    (tmp_path / "source.json").write_text('{"origin": "page", "listing_sha256": "cd"}')
+    assert read_origin(tmp_path) == {"origin": "page", "digest": "cd"}
     for broken in ("[1]", "{}", "no json", '{"files": 3}'):
         (tmp_path / "source.json").write_text(broken)
         assert read_origin(tmp_path) == {}
