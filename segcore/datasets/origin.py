@@ -14,9 +14,10 @@ def read_origin(raw: Path) -> dict[str, str]:
     """What `download` left about the files in a raw folder.
 
     Returns:
-        origin: address of the archive, "folder" for files of the user's, "rendered".
+        origin: address of the archive or page, "folder" for files of the user's, "rendered".
         digest: of the archive's files or of the user's, by `archive.tree_digest`, of the list of
-            a published dataset's images, or the sha256 of the plan that was rendered. The folder's place is no part of it.
+            a published dataset's images, or the sha256 of the plan that was rendered. The folder's
+            place is no part of it.
         Nothing of both where `download` has left nothing that can be read.
     """
     try:
