@@ -78,7 +78,7 @@ def _leftover(path: Path, what: str, used: set[Path]) -> Leftover:
 
 def _kept(path: Path, age_s: float, used: set[Path]) -> str:
     if path.parent.name == "tracking":
-        return "not delivered yet: the next stage sends them"
+        return "not delivered yet: the next stage or `segcore sync` sends them"
     if _is_locked(path / LOCK) or any(path == file or path in file.parents for file in used):
         return "in use by a running process"
     if path.parent.name == "cache" and _is_locked(path.parent / _lock_of(path.name)):

@@ -1,22 +1,19 @@
 """The `segcore` command. Heavy imports stay inside the commands, so that --help is instant."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from segcore.errors import SegcoreError
+from pipelines import team
+from pipelines.console import errors, load_params, new_table, registry_table, show
+from segcore.errors import OptionError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from pipelines.params import Params
 
 SHOWN_FAILURES = 20
-PARAMS = "params.yaml"
 
 app = typer.Typer(
     name="segcore",
@@ -27,19 +24,27 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )
+for command in (team.trace, team.history, team.sync):
+    app.command()(command)
 
 
 @app.command()
 def predict(
     images: Annotated[
-        str,
+        str | None,
         typer.Argument(help="Folder, quoted glob, .txt list, image, folder of shards, or s3://"),
-    ],
+    ] = None,
     model: Annotated[
-        str,
+        str | None,
         typer.Option(help="models:/NAME@champion, models:/NAME/3, or the folder of a package"),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of masks/, overlays/ and manifest.parquet")],
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of masks/, overlays/ and manifest.parquet")
+    ] = None,
+    verify: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT", help="Predict nothing; check a folder against its manifest"),
+    ] = None,
     overlays: Annotated[
         bool, typer.Option("--overlays/--no-overlays", help="Also write tinted images")
     ] = False,
@@ -59,9 +64,10 @@ def predict(
 ) -> None:
     """Write a class mask for every image; run again, it does only what is missing.
 
-    Exit code 0, 1 on an error, 3 when some images failed: the manifest says which and why.
+    Exit code 0, 1 on an error, 3 when some images failed: the manifest says which and why. With
+    --verify OUT, 3 when something there is not as its manifest says.
     """
-    with _errors():
+    with errors():
         changes: dict[str, Any] = {}
         if batch_size is not None:
             changes["predict.batch_size"] = batch_size
@@ -71,17 +77,36 @@ def predict(
             changes["predict.extras"] = ["contours"]
         if tracking_uri is not None:
             changes["tracking.uri"] = tracking_uri
-        params = _params().override(changes)
+        params = load_params().override(changes)
+        if verify is not None:
+            _verify(params, verify)
+        if images is None or model is None or out is None:
+            raise OptionError("give IMAGES, --model and --out, or --verify OUT alone")
         from pipelines.prediction.run import predict as run  # after the params: it imports torch
 
         summary = run(params, images=images, model=model, out=out, overlays=overlays)
         typer.echo(str(summary))
-        for row in summary.failed[:SHOWN_FAILURES]:
-            typer.secho(f"  {row.path}: {row.reason}", fg="red", err=True)
-        more = len(summary.failed) - SHOWN_FAILURES
-        if more > 0:
-            typer.secho(f"  and {more} more: see the manifest", fg="red", err=True)
+        _say_rows([(row.path, row.reason) for row in summary.failed], "red")
         raise typer.Exit(summary.exit_code)
+
+
+def _verify(params: "Params", out: Path) -> NoReturn:
+    from pipelines.prediction.verify import verify
+
+    found = verify(params, out)
+    _say_rows(found.faults, "red")
+    _say_rows(found.open, "yellow")
+    typer.echo(str(found))
+    raise typer.Exit(found.exit_code)
+
+
+def _say_rows(rows: Sequence[tuple[str, str]], color: str) -> None:
+    """(what, reason) a line on stderr, the first of them."""
+    for what, reason in rows[:SHOWN_FAILURES]:
+        typer.secho(f"  {what}: {reason}", fg=color, err=True)
+    if len(rows) > SHOWN_FAILURES:
+        more = len(rows) - SHOWN_FAILURES
+        typer.secho(f"  and {more} more: see the manifest", fg=color, err=True)
 
 
 @app.command()
@@ -93,8 +118,8 @@ def plan(
     The settings follow from the pictures, this machine and the minutes. What params.yaml sets
     wins. The first time, a few training steps are timed.
     """
-    with _errors():
-        params = _params()
+    with errors():
+        params = load_params()
         from pipelines.preview import plan_folder
 
         plan_folder(params, folder)
@@ -105,32 +130,32 @@ def models(
     task: Annotated[str | None, typer.Option(help="semantic, instance, ...; default: all")] = None,
 ) -> None:
     """List the architectures with paper, year and parameters (at 21 classes)."""
-    with _errors():
+    with errors():
         from segcore.models import list_models, model_card
 
-        table = _table("model", "system", "year", "parameters", "paper")
+        table = new_table("model", "system", "year", "parameters", "paper")
         for name in list_models(task):
             card = model_card(name)
             table.add_row(name, card.title, str(card.year), f"{card.parameters:,}", card.paper)
-        _show(table)
+        show(table)
 
 
 @app.command()
 def losses() -> None:
     """List the losses."""
-    with _errors():
+    with errors():
         from segcore.losses import LOSSES
 
-        _show(_registry_table("loss", LOSSES))
+        show(registry_table("loss", LOSSES))
 
 
 @app.command()
 def datasets() -> None:
     """List the datasets."""
-    with _errors():
+    with errors():
         from segcore.datasets import DATASETS
 
-        _show(_registry_table("dataset", DATASETS))
+        show(registry_table("dataset", DATASETS))
 
 
 @app.command()
@@ -141,13 +166,13 @@ def clean(
 
     What a running process uses stays, and so do records that MLflow has not received yet.
     """
-    with _errors():
+    with errors():
         from pipelines.clean import amount, duration, leftovers
         from pipelines.storage import absolute
 
-        storage = absolute(_params().cluster.storage)
+        storage = absolute(load_params().cluster.storage)
         found = leftovers(storage)
-        table = _table("path", "size", "age", "what it is", "")
+        table = new_table("path", "size", "age", "what it is", "")
         for entry in found:
             fate = f"kept: {entry.kept}" if entry.kept else "removed" if yes else ""
             name = str(entry.path.relative_to(storage))
@@ -156,67 +181,10 @@ def clean(
         for entry in going if yes else ():
             entry.remove()
         if found:
-            _show(table)
+            show(table)
         total = amount(sum(entry.size for entry in going))
         end = "removed" if yes else "could go: segcore clean --yes removes it"
         typer.echo(f"{storage}: {total} {end}" if going else f"{storage}: nothing to remove")
-
-
-def _params() -> "Params":
-    """params.yaml of the current folder, else of the checkout that this command belongs to."""
-    from pipelines.params import Params
-
-    own = Path(PARAMS)
-    return Params.load(own if own.is_file() else Path(__file__).parents[1] / PARAMS)
-
-
-def _registry_table(kind: str, registry: Any) -> "Table":
-    """Names with the first line of what they stand for."""
-    import importlib
-
-    table = _table(kind, "what it is")
-    for name, target in sorted(registry.items()):
-        if isinstance(target, str):
-            module, _, attribute = target.partition(":")
-            target = getattr(importlib.import_module(module), attribute)
-        table.add_row(name, (target.__doc__ or "").strip().partition("\n")[0])
-    return table
-
-
-def _table(*columns: str) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        right = column in ("year", "parameters", "size", "age")
-        table.add_column(
-            column,
-            style=None if index else "bold",
-            justify="right" if right else "left",
-            no_wrap=right or not index,
-        )
-    return table
-
-
-def _show(table: "Table") -> None:
-    from rich.console import Console
-
-    # Into a pipe or file, lines are as long as they are.
-    Console(width=None if os.isatty(1) else 200).print(table)
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """A user's error is one message and exit code 1."""
-    try:
-        yield
-    except SegcoreError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        typer.secho("interrupted; run the same command again to go on", fg="yellow", err=True)
-        raise typer.Exit(130) from None
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipelines import stage
 from pipelines.params import Params
-from pipelines.sources import create_dataset, shards_folder, show_progress
+from pipelines.sources import create_dataset, raw_folder, shards_folder, show_progress
 
 if TYPE_CHECKING:
     from segcore.data.prepare import Validation
@@ -31,6 +31,7 @@ def prepare(params: Params, *, check_only: bool = False) -> None:
     """
     from segcore.data.atomic import write_file
     from segcore.data.prepare import REJECTED, validate, write, write_rejected
+    from segcore.datasets.origin import read_origin
     from segcore.errors import DataError
 
     dataset, path = create_dataset(params), shards_folder(params)
@@ -55,6 +56,7 @@ def prepare(params: Params, *, check_only: bool = False) -> None:
                 image_encoding=params.data.image_encoding,
                 rows_per_shard=params.data.rows_per_shard,
                 progress=progress,
+                origin=read_origin(raw_folder(params)),
             )
     print(f"prepare: {summary(validation)}{'' if check_only else f' in {path}'}")
 

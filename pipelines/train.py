@@ -141,8 +141,19 @@ def package_spec(params: Params, dataset: Any, metrics: dict[str, float]) -> "se
             "loss": params.loss.name,
             "code": storage.code_version(),
             "data_source": data_source(params),
+            **({"origin": dataset.meta.origin} if dataset.meta.origin else {}),
+            **training_facts(dataset),
         },
     )
+
+
+def training_facts(dataset: Any) -> dict[str, Any]:
+    """What new pictures are compared with: class shares and intensities of the training set."""
+    facts = dataset.fingerprint
+    if not facts.get("pictures"):
+        return {}
+    shares = {entry["name"]: entry["pixel_share"] for entry in facts["classes"]}
+    return {"training": {"class_shares": shares, **facts["pictures"]}}
 
 
 def data_source(params: Params) -> str:

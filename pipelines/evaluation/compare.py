@@ -12,9 +12,11 @@ from pipelines.params import Params, PromoteParams
 from pipelines.params.section import AUTO
 from pipelines.progress import progress
 from pipelines.storage import absolute
+from pipelines.tracking.history import Evidence
 from pipelines.tracking.names import evaluate_name
-from pipelines.tracking.registry import CHAMPION, Registry, Version
+from pipelines.tracking.registry import CHAMPION, Registry
 from pipelines.tracking.run import Run, open_run
+from pipelines.tracking.version import Version
 from segcore.data.rows import decode_labelled
 from segcore.data.shards import ShardedDataset, open_shards
 from segcore.errors import DataError, unknown_name
@@ -59,8 +61,21 @@ def evaluate(params: Params, *, shards: Path, package: Path, folder: Path) -> Ou
         report.write(folder, dataset, outcome, rows=rows)
         _record(run, registry, outcome, dataset, folder)
         if outcome.verdict == "promoted":
-            registry.promote(version)
+            registry.promote(version, _evidence(outcome, run.id))
     return outcome
+
+
+def _evidence(outcome: Outcome, run_id: str) -> Evidence:
+    """What the history says of a promotion."""
+    metric, found = outcome.rule.metric, outcome.comparison
+    return Evidence(
+        reason=outcome.reason,
+        run_id=run_id,
+        figures={metric: outcome.candidate.figures[metric]},
+        champion=found.champion if found else None,
+        interval=(found.low, found.high) if found else None,
+        confidence=outcome.rule.confidence if found else None,
+    )
 
 
 def _rule(rule: PromoteParams, kind: Kind) -> PromoteParams:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pipelines.evaluation import charts, drawn
 from pipelines.evaluation.bootstrap import Comparison, Verdict
 from pipelines.params import PromoteParams
-from pipelines.tracking.registry import Version
+from pipelines.tracking.version import Version
 from segcore.data.atomic import write_file
 from segcore.data.rows import decode_labelled
 from segcore.data.shards import ShardedDataset

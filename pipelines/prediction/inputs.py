@@ -167,6 +167,15 @@ def _shard_inputs(path: Path) -> Iterator[Input]:
         yield Input(f"{path}#{name}", str(name), row=row)
 
 
+def shard_rows(path: Path) -> dict[str, int]:
+    """Number of each row of a shard by its id.
+
+    Raises:
+        DataError: it is no shard.
+    """
+    return {item.name: item.row for item in _shard_inputs(path)}
+
+
 @lru_cache(maxsize=2)
 def _shard_file(path: str) -> tuple[pq.ParquetFile, list[int]]:
     file = pq.ParquetFile(path, memory_map=True)

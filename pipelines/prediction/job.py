@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.params import CRFParams, Params
+from pipelines.prediction.files import sha256_file
 from pipelines.prediction.inputs import Input
 from pipelines.prediction.manifest import Row
 from segcore.errors import unknown_name
@@ -38,6 +39,8 @@ class Job:
         precision: fp32, bf16 or fp16.
         max_memory_gib: of a pass of the model; None: half of what a worker finds free.
         max_megapixels: of an image file.
+        run_id: of the MLflow run that trained the model; "" where that is not known.
+        commit: of the code that trained it, likewise.
         memory_share: of a node's free memory that is this worker's, where it is not told.
     """
 
@@ -54,6 +57,8 @@ class Job:
     precision: str
     max_memory_gib: float | None
     max_megapixels: float
+    run_id: str = ""
+    commit: str = ""
     memory_share: float = 1.0
 
     @property
@@ -78,6 +83,8 @@ class Job:
             crf=self.crf.model_dump_json() if self.crf else "",
             precision=self.precision,
             min_score=self.min_score,
+            run_id=self.run_id,
+            commit=self.commit,
         )
 
     def made(self, item: Input, known: Row) -> bool:
@@ -89,6 +96,14 @@ class Job:
     def is_written(self, item: Input) -> bool:
         """Whether the files of `item` are there; says nothing about which model wrote them."""
         return all((self.out / name).is_file() for name in self.files(item))
+
+    def is_whole(self, item: Input, known: Row) -> bool:
+        """Whether the files of `item` are there with the content that a row tells of."""
+        return all(
+            (self.out / name).is_file()
+            and known.files.get(name, "") in ("", sha256_file(self.out / name))
+            for name in self.files(item)
+        )
 
     def files(self, item: Input) -> list[str]:
         """Names of what is written for `item`, the main file first, relative to `out`."""
@@ -109,8 +124,19 @@ class Job:
         )
 
 
-def make_job(params: Params, *, package: Path, version: str, out: Path, overlays: bool) -> Job:
+def make_job(
+    params: Params,
+    *,
+    package: Path,
+    version: str,
+    out: Path,
+    overlays: bool,
+    run_id: str = "",
+    commit: str = "",
+) -> Job:
     """What `predict` of params.yaml asks for; "auto" by the machine that this runs on.
+
+    `run_id` and `commit` say what trained the model, where that is known.
 
     Raises:
         PackageError: the model is not a whole package.
@@ -135,4 +161,6 @@ def make_job(params: Params, *, package: Path, version: str, out: Path, overlays
         precision=choose_precision(asked.precision, machine),
         max_memory_gib=None if asked.max_memory_gib == "auto" else asked.max_memory_gib,
         max_megapixels=asked.max_megapixels,
+        run_id=run_id,
+        commit=commit,
     )

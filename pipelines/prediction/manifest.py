@@ -1,7 +1,8 @@
 """The manifest of predictions: one row per input, from mask back to model and data."""
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.prediction import journal
 from segcore.data.atomic import write_file
 
 FILE = "manifest.parquet"
@@ -24,6 +26,11 @@ BEFORE = pa.schema(
         ("width", pa.int32()),
     ]
 )
+# What a result depends on beside its input, and where the model came from.
+MADE_BY = (
+    "model_digest", "model_version", "dataset_digest", "run_id", "commit", "crf", "precision",
+    "min_score",
+)  # fmt: skip
 # Between them stand the columns of the kind of task (`Kind.row_columns`).
 AFTER = pa.schema(
     [
@@ -34,6 +41,11 @@ AFTER = pa.schema(
         ("crf", pa.string()),
         ("precision", pa.string()),
         ("min_score", pa.float64()),
+        ("run_id", pa.string()),
+        ("commit", pa.string()),
+        ("files", pa.map_(pa.string(), pa.string())),
+        ("channel_means", pa.list_(pa.float64())),
+        ("channel_stds", pa.list_(pa.float64())),
     ]
 )
 
@@ -57,6 +69,10 @@ class Row:
         crf: options of the dense CRF after the model, as JSON; "" without one.
         precision: that the model ran at: fp32, bf16 or fp16.
         min_score: least score of an object that was asked for; None for the model's own.
+        run_id: of the MLflow run that trained the model; "" where that is not known.
+        commit: of the code that trained it, likewise.
+        files: sha256 of each file written for it, by its path relative to the manifest.
+        channel_means, channel_stds: of the input's pixels, per channel, in 0..1.
     """
 
     path: str
@@ -74,6 +90,11 @@ class Row:
     width: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    run_id: str = ""
+    commit: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+    channel_means: tuple[float, ...] = ()
+    channel_stds: tuple[float, ...] = ()
 
     @property
     def class_shares(self) -> dict[str, float]:
@@ -82,16 +103,36 @@ class Row:
 
 
 def read(folder: Path) -> dict[str, Row]:
-    """The rows of a folder of predictions by input path; none if it has no readable manifest."""
+    """The rows of a folder of predictions by input path, those of an unfinished job among them.
+
+    Nothing of what cannot be read: it is made again.
+    """
+    return {row.path: row for row in (*_finished(folder), *_unfinished(folder))}
+
+
+def _finished(folder: Path) -> Iterator[Row]:
     try:
         file = pq.read_schema(folder / FILE)
         own = [column for column in file if column.name not in {*BEFORE.names, *AFTER.names}]
         schema = pa.schema([*BEFORE, *own, *AFTER])
         records = pq.read_table(folder / FILE, schema=schema).to_pylist()
     except (OSError, pa.ArrowException):
-        return {}
-    rows = (_row(record, [column.name for column in own]) for record in records)
-    return {row.path: row for row in rows}
+        return
+    yield from (_row(record, [column.name for column in own]) for record in records)
+
+
+def _unfinished(folder: Path) -> Iterator[Row]:
+    for records, own in journal.read(folder):
+        schema = pa.schema([*BEFORE, *own, *AFTER])
+        maps = [column.name for column in schema if pa.types.is_map(column.type)]
+        # JSON knows no tuples, and Arrow takes nothing else as the entry of a map.
+        with suppress(pa.ArrowException, KeyError, TypeError):
+            pairs = [
+                {name: [tuple(pair) for pair in one[name]] for name in maps} for one in records
+            ]
+            whole = [{**one, **pair} for one, pair in zip(records, pairs, strict=True)]
+            found = pa.Table.from_pylist(whole, schema=schema).to_pylist()
+            yield from (_row(record, own.names) for record in found)
 
 
 def write(folder: Path, rows: Iterable[Row], columns: Iterable[tuple[str, pa.DataType]]) -> None:
@@ -114,11 +155,33 @@ def write(folder: Path, rows: Iterable[Row], columns: Iterable[tuple[str, pa.Dat
 def record(row: Row, empty: Mapping[str, Any]) -> dict[str, Any]:
     """A row as a flat record; `empty` has the columns of the kind of task."""
     common = {key: value for key, value in vars(row).items() if key != "facts"}
-    return {**common, **empty, **row.facts}
+    return {**common, "files": sorted(row.files.items()), **empty, **row.facts}
+
+
+def made_of(row: Row) -> dict[str, Any]:
+    """What a mask itself says of how it was made (`png_facts`): no more than its row does."""
+    facts = {
+        "input": row.path,
+        "input_sha256": row.sha256,
+        **{name: getattr(row, name) for name in MADE_BY},
+    }
+    return {key: value for key, value in facts.items() if value not in ("", None)}
 
 
 def _row(record: dict[str, Any], own: list[str]) -> Row:
+    """Inverse of `record`; of an older manifest, whose last columns are null."""
     facts = {name: record.pop(name) for name in own}
     if record["status"] != "ok":
         facts = {}
-    return Row(**{**record, "precision": record["precision"] or DEFAULT_PRECISION, "facts": facts})
+    return Row(
+        **{
+            **record,
+            "precision": record["precision"] or DEFAULT_PRECISION,
+            "run_id": record["run_id"] or "",
+            "commit": record["commit"] or "",
+            "files": dict(record["files"] or ()),
+            "channel_means": tuple(record["channel_means"] or ()),
+            "channel_stds": tuple(record["channel_stds"] or ()),
+            "facts": facts,
+        }
+    )

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from pipelines.cluster import session
 from pipelines.params import Params
-from pipelines.prediction import manifest
+from pipelines.prediction import drift, journal, manifest
+from pipelines.prediction.drift import Drift
+from pipelines.prediction.files import sweep
 from pipelines.prediction.inputs import Input, find_inputs
 from pipelines.prediction.job import Job, make_job
 from pipelines.prediction.manifest import Row
@@ -23,6 +25,7 @@ from segcore.machine import describe_machine
 REGISTRY = "models:/"
 SOME_FAILED = 3
 SAVE_S = 10.0
+SAVE_EVERY = 20  # times as long as the last took: at most a twentieth of the time goes into it
 ITEMS_PER_CALL = 8  # of an actor: reading and writing overlap within a call
 
 
@@ -37,6 +40,7 @@ class Summary:
         skipped: files that are no images.
         seconds: of the whole run.
         out: folder of the results.
+        drift: how the pictures differ from the training set; None where that is not known.
     """
 
     done: int
@@ -45,6 +49,7 @@ class Summary:
     skipped: int
     seconds: float
     out: Path
+    drift: Drift | None = None
 
     @property
     def exit_code(self) -> int:
@@ -56,7 +61,8 @@ class Summary:
         parts += [f"{len(self.failed)} failed"] if self.failed else []
         parts += [f"{self.skipped} skipped"] if self.skipped else []
         where = os.path.relpath(self.out)
-        return f"predict: {', '.join(parts)} in {self.seconds:.1f} s -> {where}/{manifest.FILE}"
+        line = f"predict: {', '.join(parts)} in {self.seconds:.1f} s -> {where}/{manifest.FILE}"
+        return line if self.drift is None else f"{line}\n{self.drift}"
 
 
 def predict(
@@ -83,8 +89,10 @@ def predict(
     """
     start = time.monotonic()
     inputs = find_inputs(images, exclude=out)
-    package, version = _locate(params, model)
-    job = make_job(params, package=package, version=version, out=out, overlays=overlays)
+    package, facts = _locate(params, model)
+    job = make_job(params, package=package, out=out, overlays=overlays, **facts)
+    if journal.exists(out):  # an earlier job was killed
+        sweep(out, {output.folder for output in job.kind.outputs(job.kind.extras)})
     known = manifest.read(out)
     rows = {} if prune else {path: row for path, row in known.items() if _is_there(out, row)}
     rows |= {item.path: job.row(item, "skipped", item.skip) for item in inputs if item.skip}
@@ -92,7 +100,7 @@ def predict(
     kept = _work(params, job, work, rows)
     if prune:
         _prune(job, rows.values())
-    _finish(job, rows.values())
+    seen = _finish(job, rows.values())
     given = [rows[item.path] for item in inputs]
     return Summary(
         done=sum(row.status == "ok" for row in given) - kept,
@@ -101,16 +109,18 @@ def predict(
         skipped=sum(row.status == "skipped" for row in given),
         seconds=time.monotonic() - start,
         out=out,
+        drift=seen,
     )
 
 
-def _locate(params: Params, model: str) -> tuple[Path, str]:
-    """Folder of the model package, and what the manifest calls it."""
+def _locate(params: Params, model: str) -> tuple[Path, dict[str, str]]:
+    """Folder of the model package, what the manifest calls it, and what trained it."""
     if not model.startswith(REGISTRY):
-        return absolute(model), model
+        return absolute(model), {"version": model}
     registry = Registry(params)
     version = registry.resolve(model)
-    return registry.download(version), version.uri
+    made = {"version": version.uri, "run_id": version.run_id, "commit": version.commit}
+    return registry.download(version), made
 
 
 def _is_there(out: Path, row: Row) -> bool:
@@ -121,17 +131,20 @@ def _work(
     params: Params, job: Job, work: Sequence[tuple[Input, Row | None]], rows: dict[str, Row]
 ) -> int:
     """Run the workers, saving the manifest as it grows; returns how many results were kept."""
-    kept, saved = 0, float("-inf")  # the first row is saved at once
+    kept, saved, took = 0, float("-inf"), 0.0  # the first row is saved at once
     before = {item.path: known for item, known in work}
     with progress("predict", len(work)) as advance:
         for row in _results(params, job, work):
             kept += row == before[row.path]
             rows[row.path] = row
             advance(1)
-            if time.monotonic() - saved > SAVE_S:
+            if time.monotonic() - saved > max(SAVE_S, SAVE_EVERY * took):
+                start = time.monotonic()
                 manifest.write(job.out, rows.values(), job.kind.row_columns)
                 saved = time.monotonic()
+                took = saved - start
     manifest.write(job.out, rows.values(), job.kind.row_columns)
+    journal.clear(job.out)
     return kept
 
 
@@ -151,10 +164,14 @@ def _results(params: Params, job: Job, work: Sequence[tuple[Input, Row | None]])
     yield from Worker(job, best_device()).stream(work)
 
 
-def _finish(job: Job, rows: Iterable[Row]) -> None:
+def _finish(job: Job, rows: Iterable[Row]) -> Drift | None:
     """What the whole job becomes, of every row that this model made."""
-    made = (row for row in rows if row.status == "ok" and row.model_digest == job.digest)
+    made = [row for row in rows if row.status == "ok" and row.model_digest == job.digest]
     job.kind.write_job(job.out, (manifest.record(row, {}) for row in made), job.spec)
+    found = drift.compare(made, job.spec)
+    if found is not None:
+        drift.write(found, job.out)
+    return found
 
 
 def _prune(job: Job, rows: Iterable[Row]) -> None:

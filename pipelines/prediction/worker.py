@@ -5,21 +5,21 @@ queue is bounded, and a large image is decoded only when its turn has come.
 """
 
 import hashlib
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
+from threading import Lock
 
-from PIL import Image
-
+from pipelines.prediction import manifest, png_facts
+from pipelines.prediction.files import encode, save
 from pipelines.prediction.inputs import Input, read_bytes
+from pipelines.prediction.intensity import channel_statistics
 from pipelines.prediction.job import Job
+from pipelines.prediction.journal import Journal
 from pipelines.prediction.manifest import Row
-from segcore.data.atomic import disk_errors
 from segcore.errors import DataError, SegcoreError
 from segcore.inference.images import ImageArray, count_megapixels, to_array
 from segcore.tasks.kind import AnyPrediction, AnyPredictor
@@ -27,7 +27,6 @@ from segcore.tasks.kind import AnyPrediction, AnyPredictor
 READERS = 2
 WRITERS = 2
 LARGE_MEGAPIXELS = 16.0  # above, an image is held alone: neither read ahead nor written behind
-PNG_LEVEL = 1  # class maps shrink to little at any level, at 6 in twice the time
 
 Work = tuple[Input, Row | None]
 
@@ -60,6 +59,8 @@ class Worker:
         self._job = job
         self._device = device
         self._predictor: AnyPredictor | None = None
+        self._journal: Journal | None = None
+        self._opening = Lock()
 
     def __call__(self, items: Sequence[Work]) -> list[Row]:
         """One row per input, in order; see `stream`."""
@@ -133,7 +134,7 @@ class Worker:
             and known.sha256 == row.sha256
             and self._job.made(item, known)
             and known.mask_path == self._job.files(item)[0]
-            and self._job.is_written(item)
+            and self._job.is_whole(item, known)
         )
 
     def _predict(self, tasks: Sequence[Task], writers: ThreadPoolExecutor) -> list[Future[Row]]:
@@ -185,20 +186,38 @@ class Worker:
         start = time.perf_counter()
         item, spec, image = task.item, self._job.spec, task.image
         names = self._job.files(item)
+        files: dict[str, str] = {}
         try:
             for output, name in zip(self._job.outputs, names, strict=True):
                 if image is not None:
-                    _save(output.make(image, prediction, spec), self._job.out / name)
+                    content = encode(output.make(image, prediction, spec), name)
+                    if name == names[0] and png_facts.is_png(content):
+                        content = png_facts.embed(content, manifest.made_of(task.row))
+                    save(content, self._job.out / name)
+                    files[name] = hashlib.sha256(content).hexdigest()
+            means, stds = ((), ()) if image is None else channel_statistics(image)
+            row = replace(
+                task.row,
+                mask_path=names[0],
+                height=prediction.height,
+                width=prediction.width,
+                facts=self._job.kind.row(prediction, spec),
+                seconds=task.row.seconds + seconds + time.perf_counter() - start,
+                files=files,
+                channel_means=means,
+                channel_stds=stds,
+            )
+            self._note(row)
         except (DataError, OSError, MemoryError) as error:
             return _failed(task, error)
-        return replace(
-            task.row,
-            mask_path=names[0],
-            height=prediction.height,
-            width=prediction.width,
-            facts=self._job.kind.row(prediction, spec),
-            seconds=task.row.seconds + seconds + time.perf_counter() - start,
-        )
+        return row
+
+    def _note(self, row: Row) -> None:
+        """Leave the row where a job that follows after a kill finds it."""
+        with self._opening:
+            if self._journal is None:
+                self._journal = Journal(self._job.out, self._job.kind.row_columns)
+        self._journal.append(manifest.record(row, {}))
 
 
 def _ahead(
@@ -224,18 +243,3 @@ def _failed(task: Task, error: Exception) -> Row:
     for prefix in ("image bytes ", "image bytes: ", f"{task.item.path}: "):
         reason = reason.removeprefix(prefix)
     return replace(task.row, status="error", reason=reason)
-
-
-def _save(content: Image.Image | bytes, path: Path) -> None:
-    """Write a file that is whole or not there; not synced, which would cost more than it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            if isinstance(content, bytes):
-                part.write_bytes(content)
-            else:
-                content.save(part, quality=90, compress_level=PNG_LEVEL)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)

@@ -5,16 +5,18 @@ Here the caller only appends to a file. What was delivered is counted beside it,
 can be replayed by any later process; MLflow takes the same point twice as one.
 """
 
+import fcntl
 import os
 import shutil
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from pipelines.storage import append_line, parse_line, read_lines, write_atomic
+from pipelines.storage import LOCK, append_line, parse_line, read_lines, write_atomic
 
 RETRY_S = 5.0
 CLOSE_S = 20.0
@@ -38,6 +40,7 @@ class Buffer:
         self.folder = folder
         self.refused: list[str] = []
         folder.mkdir(parents=True, exist_ok=True)
+        self._mark = _lock(folder)
         sent = folder / SENT
         self._sent = int(sent.read_text()) if sent.is_file() else 0
         self._lock = threading.Lock()
@@ -96,6 +99,7 @@ class Buffer:
             time.sleep(min(2.0, limit_s / 10))
         if not left:
             shutil.rmtree(self.folder, ignore_errors=True)
+        self._mark.close()
         return left
 
     def _queued(self) -> list[tuple[dict[str, Any], int]]:
@@ -149,16 +153,40 @@ class Buffer:
 def replay(client: Any, folder: Path) -> dict[str, int]:
     """Send what earlier runs left in `folder`; returns how many records are left, by run id."""
     left = {}
-    for home in sorted(folder.glob("*/")) if folder.is_dir() else []:
-        if (home / RECORDS).is_file() and not _in_use(home):
-            count = Buffer(client, home.name, home).close(limit_s=0.0)
-            left.update({home.name: count} if count else {})
+    for home in waiting(folder):
+        count = Buffer(client, home.name, home).close(limit_s=0.0)
+        left.update({home.name: count} if count else {})
     return left
+
+
+def waiting(folder: Path) -> list[Path]:
+    """Buffers below `folder` that no running process sends from."""
+    homes = sorted(folder.glob("*/")) if folder.is_dir() else []
+    return [home for home in homes if (home / RECORDS).is_file() and not _in_use(home)]
+
+
+def _lock(home: Path) -> IO[bytes]:
+    """A mark on a buffer that goes with its process, however that ends."""
+    mark = (home / LOCK).open("ab")
+    with suppress(OSError):  # taken by another of this process, or a file system without locks
+        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return mark
 
 
 def _in_use(home: Path) -> bool:
     """A run that goes on in another process still writes to its buffer."""
-    return time.time() - (home / RECORDS).stat().st_mtime < 60.0 and not _is_ended(home)
+    with (home / LOCK).open("ab") as mark:
+        try:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks: as far as the file tells
+            return _is_recent(home) and not _is_ended(home)
+    return False
+
+
+def _is_recent(home: Path) -> bool:
+    return time.time() - (home / RECORDS).stat().st_mtime < 60.0
 
 
 def _is_ended(home: Path) -> bool:

@@ -1,9 +1,12 @@
 """Reaching the MLflow store: one address for every process, refused or checked before any work."""
 
+import fcntl
 import logging
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,10 @@ class Connection:
     uri: str
     experiment_id: str
 
+    def experiment(self, name: str) -> str:
+        """Id of an experiment, made if need be, also by two processes at once."""
+        return _experiment(self.client, self.uri, name)
+
 
 def store_uri(uri: str) -> str:
     """The address as every process can use it: a relative sqlite path becomes absolute.
@@ -50,6 +57,21 @@ def store_uri(uri: str) -> str:
     return uri
 
 
+def connect_existing(tracking: TrackingParams) -> Connection:
+    """As `connect`, for what only reads: no database is made where there is none.
+
+    Raises:
+        TrackingError: there is none; or as `connect`.
+    """
+    uri = store_uri(tracking.uri)
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+        raise TrackingError(
+            f"there is no {uri.removeprefix(SQLITE)}: tracking.uri names another store than the "
+            "one that the models were registered in, or it was removed"
+        )
+    return connect(tracking)
+
+
 def connect(tracking: TrackingParams) -> Connection:
     """Open the store and the experiment, both created if need be.
 
@@ -66,8 +88,9 @@ def connect(tracking: TrackingParams) -> Connection:
     try:
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
-        client = mlflow.MlflowClient(uri)
-        experiment_id = _experiment(client, uri, tracking.experiment)
+        with _one_at_a_time(uri):
+            client = mlflow.MlflowClient(uri)
+            experiment_id = _experiment(client, uri, tracking.experiment)
         mlflow.set_experiment(experiment_id=experiment_id)  # where logged models are put
         return Connection(client, uri, experiment_id)
     except MlflowException as error:
@@ -78,14 +101,25 @@ def connect(tracking: TrackingParams) -> Connection:
         raise _not_a_database(uri, str(error)) from error
 
 
+@contextmanager
+def _one_at_a_time(uri: str) -> Iterator[None]:
+    """Where processes of this machine open one sqlite file: two cannot both set it up."""
+    if not uri.startswith(SQLITE):
+        yield
+        return
+    with open(f"{uri.removeprefix(SQLITE)}.lock", "ab") as lock:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _experiment(client: Any, uri: str, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         place = None
         if uri.startswith(SQLITE):
             place = (Path(uri.removeprefix(SQLITE)).parent / "mlruns" / name).as_uri()
-        tags = {KIND: TRAINING}
-        return str(client.create_experiment(name, artifact_location=place, tags=tags))
+        return _make_experiment(client, name, place)
     if found.lifecycle_stage != "active":
         raise TrackingError(
             f"experiment {name!r} was deleted in MLflow: `mlflow experiments restore -x "
@@ -94,6 +128,19 @@ def _experiment(client: Any, uri: str, name: str) -> str:
     if KIND not in found.tags:
         client.set_experiment_tag(found.experiment_id, KIND, TRAINING)
     return str(found.experiment_id)
+
+
+def _make_experiment(client: Any, name: str, place: str | None) -> str:
+    """A new experiment, or that which another process has made meanwhile."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.create_experiment(name, artifact_location=place, tags={KIND: TRAINING}))
+    except MlflowException as error:
+        found = client.get_experiment_by_name(name)
+        if found is None or error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return str(found.experiment_id)
 
 
 def check(uri: str) -> str:

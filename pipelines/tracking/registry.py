@@ -2,9 +2,7 @@
 
 import json
 import os
-import warnings
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +10,16 @@ import segcore
 from pipelines.errors import TrackingError
 from pipelines.params import Params
 from pipelines.storage import absolute
-from pipelines.tracking.connection import Connection, connect
+from pipelines.tracking.connection import Connection, connect, connect_existing
+from pipelines.tracking.history import Evidence, History
+from pipelines.tracking.logged_model import log_model
 from pipelines.tracking.own_data import check_same_data, data_tags
-from pipelines.tracking.source import source_tags
+from pipelines.tracking.source import GIT_COMMIT, source_tags
+from pipelines.tracking.version import COMMIT, DIGEST, Version, read_version
+from segcore.errors import OptionError
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"
-DIGEST = "package_digest"
-MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
-REQUIRED = ("numpy", "pillow", "pyarrow", "safetensors", "scipy", "torch", "torchvision")
-EXAMPLE_SIZE = 64
-
-
-@dataclass(frozen=True)
-class Version:
-    """A registered model version.
-
-    Args:
-        name: of the registered model.
-        version: its number, as text.
-        run_id: the run that made it; "" if none.
-        package_digest: of the model package that it holds.
-    """
-
-    name: str
-    version: str
-    run_id: str
-    package_digest: str
-
-    @property
-    def uri(self) -> str:
-        """What `mlflow.pyfunc.load_model` takes."""
-        return f"models:/{self.name}/{self.version}"
 
 
 def model_name(dataset: str) -> str:
@@ -54,12 +30,17 @@ def model_name(dataset: str) -> str:
 class Registry:
     """The registry of the store that params name.
 
+    Args:
+        params: `tracking` and `cluster.storage` are used.
+        existing: the store has to be there already.
+
     Raises:
         TrackingError: the store does not answer; by methods too.
     """
 
-    def __init__(self, params: Params) -> None:
-        self._connection: Connection = connect(params.tracking)
+    def __init__(self, params: Params, *, existing: bool = False) -> None:
+        opening = connect_existing if existing else connect
+        self._connection: Connection = opening(params.tracking)
         self._client = self._connection.client
         self._downloads = absolute(params.cluster.storage) / "models"
 
@@ -84,9 +65,14 @@ class Registry:
             found = self.find(name, digest)
             if found is None:
                 self.check_data(_spec(package))
-                found = self._add(name, package, digest, run_id)
+                found = self._only(self._add(name, package, digest, run_id))
             if alias:
-                self.alias(found, alias)
+                spec = _spec(package)
+                figures = {
+                    key: v for key, v in spec.metrics.items() if v is not None and "/" not in key
+                }
+                reason = f"registered, trained on {spec.dataset_name or 'unnamed data'}"
+                self.alias(found, alias, Evidence(reason, found.run_id, figures))
         except (MlflowException, OSError) as error:
             raise TrackingError(
                 f"MLflow at {self._connection.uri} did not take {package}: {error}. The package "
@@ -110,16 +96,21 @@ class Registry:
             check_same_data(name, str(there.version), there.tags, data_tags(spec))
 
     def find(self, name: str, digest: str) -> Version | None:
-        """The version that holds the package of this digest."""
+        """The version that holds the package of this digest, the first where there are several."""
         query = f"name = '{name}' and tag.`{DIGEST}` = '{digest}'"
         versions = self._client.search_model_versions(query)
-        ready = [_version(entry) for entry in versions if entry.status == "READY"]
-        return max(ready, key=lambda entry: int(entry.version), default=None)
+        ready = [read_version(entry) for entry in versions if entry.status == "READY"]
+        return min(ready, key=lambda entry: int(entry.version), default=None)
+
+    def find_digest(self, digest: str) -> Version | None:
+        """The version of any name that holds the package of this digest."""
+        found = self._client.search_model_versions(f"tag.`{DIGEST}` = '{digest}'")
+        return read_version(found[0]) if found else None
 
     def get(self, name: str, alias: str) -> Version | None:
         """The version that an alias points to; None if there is none."""
         found = self._entry(name, alias)
-        return None if found is None else _version(found)
+        return None if found is None else read_version(found)
 
     def _entry(self, name: str, alias: str) -> Any:
         from mlflow.exceptions import MlflowException
@@ -131,13 +122,67 @@ class Registry:
                 return None
             raise TrackingError(f"MLflow at {self._connection.uri}: {error}") from error
 
-    def alias(self, version: Version, alias: str) -> None:
-        """Point an alias at a version."""
+    def alias(self, version: Version, alias: str, evidence: Evidence) -> None:
+        """Point an alias at a version; a move is written to the history before it is made."""
+        before = self.get(version.name, alias)
+        if before is not None and before.version == version.version:
+            return
+        self.history(version.name).append(
+            alias,
+            version=version.version,
+            previous=before.version if before else "",
+            digest=version.package_digest,
+            evidence=evidence,
+        )
         self._client.set_registered_model_alias(version.name, alias, version.version)
 
-    def promote(self, version: Version) -> None:
+    def promote(self, version: Version, evidence: Evidence) -> None:
         """Point `champion` at a version."""
-        self.alias(version, CHAMPION)
+        self.alias(version, CHAMPION, evidence)
+
+    def full_name(self, name: str) -> str:
+        """The registered model of this name, or that of the dataset of this name.
+
+        Raises:
+            TrackingError: there is neither; lists those that there are.
+        """
+        known = sorted(
+            model.name for model in self._client.search_registered_models(max_results=1000)
+        )
+        for candidate in (name, model_name(name)):
+            if candidate in known:
+                return candidate
+        there = ", ".join(known) or "none"
+        raise TrackingError(
+            f"MLflow at {self._connection.uri} has no model {name}. Registered: {there}"
+        )
+
+    def history(self, name: str) -> History:
+        """Every move of an alias of a registered model."""
+        return History(self._connection, name)
+
+    def restore(self, name: str, number: str) -> Version:
+        """Point `champion` at a version that was champion before, with the evidence of then.
+
+        Raises:
+            OptionError: it never was; names those that were.
+            TrackingError: its package is not there whole.
+        """
+        moves = [move for move in self.history(name).moves() if move.alias == CHAMPION]
+        then = next((move for move in reversed(moves) if move.version == number), None)
+        if then is None:
+            past = ", ".join(dict.fromkeys(move.version for move in moves)) or "there are none"
+            raise OptionError(f"version {number} of {name} was never champion. Champions: {past}")
+        version = self.resolve(f"models:/{name}/{number}")
+        found = segcore.package_digest(self.download(version))
+        if found != then.digest:
+            raise TrackingError(
+                f"{version.uri} holds package {found[:12]}, it was champion as {then.digest[:12]}: "
+                "restore another version"
+            )
+        reason = f"brought back; champion of {then.time}: {then.evidence.reason}"
+        self.promote(version, replace(then.evidence, reason=reason))
+        return version
 
     def set_tags(self, version: Version, tags: dict[str, Any]) -> None:
         """Set tags of a version."""
@@ -160,7 +205,7 @@ class Registry:
             return found
         name, _, number = name.partition("/")
         try:
-            return _version(self._client.get_model_version(name, number))
+            return read_version(self._client.get_model_version(name, number))
         except MlflowException as error:
             raise TrackingError(f"no version {uri}: {error}") from error
 
@@ -190,6 +235,16 @@ class Registry:
                 raise
         return folder
 
+    def _only(self, made: Version) -> Version:
+        """The version of this package that counts: another process may have added one meanwhile.
+
+        All see the same first version, and take back their own.
+        """
+        first = self.find(made.name, made.package_digest) or made
+        if first.version != made.version:
+            self._client.delete_model_version(made.name, made.version)
+        return first
+
     def _add(self, name: str, package: Path, digest: str, run_id: str | None) -> Version:
         opened = run_id is None
         if run_id is None:
@@ -199,11 +254,13 @@ class Registry:
             )
             run_id = created.info.run_id
         spec = _spec(package)
+        commit = self._client.get_run(run_id).data.tags.get(GIT_COMMIT, "")
         tags = {DIGEST: digest, "architecture": spec.architecture, **data_tags(spec)}
-        made = self._create_version(name, _log_model(package, run_id), run_id, tags)
+        tags |= {COMMIT: commit} if commit else {}
+        made = self._create_version(name, log_model(package, run_id), run_id, tags)
         if opened:
             self._client.set_terminated(run_id, "FINISHED")
-        return Version(name, str(made.version), run_id, digest)
+        return Version(name, str(made.version), run_id, digest, commit)
 
     def _create_version(self, name: str, logged: Any, run_id: str, tags: dict[str, str]) -> Any:
         """`mlflow.register_model`, without what that prints."""
@@ -222,58 +279,7 @@ class Registry:
         return made
 
 
-def _log_model(package: Path, run_id: str) -> Any:
-    """Log a package as a pyfunc model whose code is segcore's own source, without a pickle."""
-    import mlflow
-    import numpy as np
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    from segcore.tasks import get_kind
-
-    spec = _spec(package)
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, spec.in_channels))]),
-        outputs=Schema(
-            [
-                TensorSpec(np.dtype(tensor.dtype), tensor.shape, tensor.name or None)
-                for tensor in get_kind(spec.task).served
-            ]
-        ),
-    )
-    # The signature is given; MLflow warns that it would rather read it off type hints.
-    with warnings.catch_warnings(record=True):
-        return Model.log(
-            artifact_path=None,
-            name="model",
-            flavor=mlflow.pyfunc,
-            run_id=run_id,
-            python_model=os.fspath(MODEL_CODE),
-            artifacts={"package": os.fspath(package)},
-            code_paths=[os.fspath(Path(segcore.__file__).parent)],
-            signature=signature,
-            input_example=np.zeros((1, EXAMPLE_SIZE, EXAMPLE_SIZE, spec.in_channels), np.uint8),
-            pip_requirements=_requirements(),
-        )
-
-
-def _requirements() -> list[str]:
-    """What the model runs on, without the local build tags that no index has."""
-    pins = []
-    for name in REQUIRED:
-        try:
-            pins.append(f"{name}=={version(name).partition('+')[0]}")
-        except PackageNotFoundError:
-            pins.append(name)
-    return pins
-
-
 def _spec(package: Path) -> Any:
     from segcore.package import read_spec
 
     return read_spec(package)
-
-
-def _version(entry: Any) -> Version:
-    digest = entry.tags.get(DIGEST, "")
-    return Version(entry.name, str(entry.version), entry.run_id or "", digest)

@@ -190,7 +190,7 @@ class Run:
             _say(
                 f"MLflow at {self.connection.uri} is away: {left} records of run {self.id} are "
                 f"not there; they are kept in {self._buffer.folder} and sent by the next stage "
-                "that runs"
+                "that runs, or by `segcore sync`"
             )
         for reason in self._buffer.refused:
             _say(f"MLflow refused a record of run {self.id}: {reason}")

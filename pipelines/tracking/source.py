@@ -8,6 +8,8 @@ from contextlib import suppress
 
 from pipelines.storage import root
 
+GIT_COMMIT = "mlflow.source.git.commit"
+
 
 def source_tags() -> dict[str, str]:
     """Tags that name the code: git commit, command line, user."""
@@ -19,7 +21,7 @@ def source_tags() -> dict[str, str]:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, check=True)
         changes = [*git, "status", "--porcelain", "--untracked-files=no"]
         dirty = subprocess.run(changes, capture_output=True, check=True).stdout
-        tags["mlflow.source.git.commit"] = commit.stdout.decode().strip()
+        tags[GIT_COMMIT] = commit.stdout.decode().strip()
         tags["git_dirty"] = str(bool(dirty.strip())).lower()
     if experiment := os.environ.get("DVC_EXP_NAME"):
         tags["dvc_experiment"] = experiment

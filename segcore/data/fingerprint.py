@@ -30,6 +30,8 @@ def fingerprint(
         grey_share, deep_share: share of the training images with one channel, with more than 8
             bits.
         intensity: percentiles of all training pixels' grey values, 0..255.
+        pictures: how single training images differ: "means" and "stds" of their pixels in 0..1,
+            percentiles over the images, a value per channel each; null without training images.
         oriented: by how much the shares of the classes differ between the upper and the lower
             halves of the training masks, beyond what left and right halves differ: 0..1.
         void_share: ignored pixels of the training masks / all their pixels.
@@ -56,6 +58,7 @@ def fingerprint(
         "grey_share": _short(sum(f.grey for f in training) / count),
         "deep_share": _short(sum(f.deep for f in training) / count),
         "intensity": _intensity(training),
+        "pictures": _pictures(training, in_channels),
         "oriented": _short(max(0.0, _halves(training, 0) - _halves(training, 1))),
         "void_share": _short(void / max(int(total.sum()), 1)),
         "classes": [
@@ -126,6 +129,24 @@ def _intensity(training: Iterable[Inspection]) -> dict[str, int]:
     below = np.cumsum(histogram)
     return {
         name: int(np.searchsorted(below, share * below[-1])) for name, share in PERCENTILES.items()
+    }
+
+
+def _pictures(training: Sequence[Inspection], channels: int) -> dict[str, Any] | None:
+    seen = [f for f in training if f.sums]
+    if not seen:
+        return None
+    pixels = np.array([max(f.size[0] * f.size[1], 1) for f in seen])[:, None]
+    # A grey image has one channel, which stands for all.
+    means = np.array([np.resize(f.sums, channels) for f in seen]) / pixels
+    squares = np.array([np.resize(f.squares, channels) for f in seen]) / pixels
+    stds = np.sqrt(np.maximum(squares - means**2, 0))
+    return {
+        name: {
+            key: [_short(value / 255) for value in np.quantile(values, share, axis=0)]
+            for key, share in PERCENTILES.items()
+        }
+        for name, values in (("means", means), ("stds", stds))
     }
 
 

@@ -2,9 +2,9 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -203,8 +203,13 @@ def write(
     rows_per_shard: int = 256,
     workers: int | None = None,
     progress: Progress = silent,
+    origin: Mapping[str, str] | None = None,
 ) -> None:
     """Write the samples without faults as shards, and `rejected.csv` beside them.
+
+    Args:
+        validation: of the dataset; the others as in `prepare`.
+        origin: of the raw files (`datasets.origin.read_origin`), kept with the shards.
 
     Raises:
         OptionError: image_encoding is not known or rows_per_shard not positive.
@@ -213,6 +218,7 @@ def write(
     check_encoding(image_encoding)
     samples, found, info = validation.samples, validation.found, validation.info
     meta = measure(samples, found, info, size=validation.size, image_encoding=image_encoding)
+    meta = replace(meta, origin=dict(origin or {}))
     encoding = Encoding(info, validation.size, image_encoding, meta.in_channels)
     pairs = list(zip(samples, found, strict=True))
     splits = {split: [pair for pair in pairs if pair[0].split == split] for split in SPLITS}

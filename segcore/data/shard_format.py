@@ -149,6 +149,7 @@ class ShardMeta:
         image_encoding: "keep", "png", "jpeg" or "raw".
         fingerprint: JSON values, as `fingerprint.fingerprint` describes them; empty where shards
             were written without it.
+        origin: of the raw files, as `datasets.origin.read_origin` says it; empty where unknown.
     """
 
     info: DatasetInfo
@@ -159,6 +160,7 @@ class ShardMeta:
     pixel_counts: PixelCounts
     image_encoding: str = "keep"
     fingerprint: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The metadata that all splits share, as JSON values."""
@@ -178,6 +180,7 @@ class ShardMeta:
             "std": list(self.std),
             "pixel_counts": dict(self.pixel_counts),
             "fingerprint": self.fingerprint,
+            **({"origin": self.origin} if self.origin else {}),
         }
 
     @classmethod
@@ -205,6 +208,7 @@ class ShardMeta:
             ),
             image_encoding=data["image_encoding"],
             fingerprint=dict(data["fingerprint"]),
+            origin=dict(data.get("origin", {})),
         )
 
 

@@ -32,7 +32,7 @@ def test_help_answers_at_once_and_loads_nothing_heavy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for name in ("predict", "models", "losses", "datasets"):
+    for name in ("predict", "trace", "models", "losses", "datasets"):
         assert name in result.stdout
 
 

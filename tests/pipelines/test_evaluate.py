@@ -87,6 +87,14 @@ def test_champion_moves_only_to_the_better_model(
     assert float(tags["bootstrap_difference"]) == pytest.approx(
         worse.candidate.figures["miou"] - better.candidate.figures["miou"], abs=1e-5
     )
+    moves = [move for move in registry.history("segcore-painted").moves() if move.alias == CHAMPION]
+    assert [(move.previous, move.version) for move in moves] == [("", "1"), ("1", "2")]
+    evidence = moves[1].evidence
+    assert evidence.figures == {"miou": pytest.approx(better.candidate.figures["miou"])}
+    assert evidence.interval == (better.comparison.low, better.comparison.high)
+    assert evidence.champion == pytest.approx(first.candidate.figures["miou"])
+    assert evidence.reason == better.reason
+    assert registry._client.get_run(evidence.run_id).data.tags["dvc_stage"] == "evaluate"
     check_report(Path("report"), worse)
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pipelines.params import Params
-from pipelines.prediction import manifest
+from pipelines.prediction import journal, manifest
 from pipelines.prediction.inputs import find_inputs, read_bytes
 from pipelines.prediction.job import make_job
 from pipelines.prediction.run import SOME_FAILED, Summary, predict
@@ -258,16 +258,25 @@ def test_the_manifest_is_there_from_the_first_result_on(
 
     def stream(self: Worker, items: Any) -> Any:
         for row in real(self, items):
-            seen.append(len(manifest.read(OUT)))
+            seen.append(row.path)
+            assert set(seen) <= manifest.read(OUT).keys()
             yield row
+            assert (OUT / manifest.FILE).is_file()
             if len(seen) == 3:
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(Worker, "stream", stream)
     with pytest.raises(KeyboardInterrupt):
         run(project, images, good_package)
-    assert seen == [0, 1, 1]
     monkeypatch.undo()
+    rows = manifest.read(OUT)
+    assert {row.mask_path for row in rows.values()} == {
+        path.relative_to(OUT).as_posix() for path in (OUT / "masks").rglob("*.png")
+    }
+    again = run(project, images, good_package)
+    assert (again.done, again.kept) == (6 - len(rows), len(rows))
+    assert not journal.exists(OUT)
+    assert rows.items() <= manifest.read(OUT).items()
 
 
 @pytest.mark.parametrize("batch", [1, 3])

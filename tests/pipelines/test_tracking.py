@@ -22,6 +22,8 @@ from pipelines.params import Params
 from pipelines.tracking import connection, names, registry
 from pipelines.tracking import run as tracking
 from pipelines.tracking.buffer import Buffer
+from pipelines.tracking.history import Evidence
+from pipelines.tracking.version import Version
 from segcore.package import read_spec
 
 pytestmark = pytest.mark.ray
@@ -295,7 +297,7 @@ def test_same_package_is_one_version(
     assert models.ensure_registered(good_package) == first
     assert (first.version, other.version) == ("1", "2")
     assert models.get("segcore-painted", "candidate") == first
-    models.promote(other)
+    models.promote(other, Evidence("better"))
     assert models.resolve("models:/segcore-painted@champion") == other
     assert models.resolve("models:/segcore-painted/1") == first
     assert models.get("segcore-painted", "none") is None
@@ -319,7 +321,7 @@ def test_one_name_stands_for_one_folder_of_data(
 ) -> None:
     models = registry.Registry(project)
 
-    def add(number: int, alias: str | None = "candidate", **facts: object) -> registry.Version:
+    def add(number: int, alias: str | None = "candidate", **facts: object) -> Version:
         return models.register(of_data(good_package, tmp_path / f"p{number}", **facts), None, alias)
 
     add(1, "champion", source="", shards="0")  # of an older segcore

@@ -1,0 +1,54 @@
+"""Files of a prediction: encoded in memory, written by rename, swept up after a kill."""
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image
+
+from segcore.data.atomic import disk_errors
+
+PNG_LEVEL = 1  # class maps shrink to little at any level, at 6 in twice the time
+PART = re.compile(r"\..+\.\d+\.part(\.\w+)?")
+
+
+def encode(content: Image.Image | bytes, name: str) -> bytes:
+    """The bytes of a file of this name."""
+    if isinstance(content, bytes):
+        return content
+    buffer = io.BytesIO()
+    kind = Image.registered_extensions()[Path(name).suffix]
+    content.save(buffer, kind, quality=90, compress_level=PNG_LEVEL)
+    return buffer.getvalue()
+
+
+def save(content: bytes, path: Path) -> None:
+    """Write a file that is whole or not there; not synced, which would cost more than it."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(content)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def sweep(out: Path, folders: Iterable[str]) -> None:
+    """Remove what processes that were killed in `save` left in folders below `out`."""
+    for folder in folders:
+        for file in (out / folder).rglob(".*.part*"):
+            if PART.fullmatch(file.name):
+                file.unlink(missing_ok=True)
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file; "none" where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return "none"
