@@ -39,25 +39,54 @@ RESULTS = ROOT / "benchmarks" / "results"
 FIGURES = ("ap", "ap50", "ap75", "dsb", "ar100")
 PLANNED = "mask_rcnn"  # what the plan itself starts from: named by `auto`, with options of its own
 
-# Beside the plan: a ResNet-18 in place of the paper's VGG-16 and ResNets, narrower heads.
+# Beside the plan, for pictures of a hundred objects, most of them 10 to 40 px: a ResNet-18 in place
+# of the paper's backbone, narrower heads, windows and anchors that fit the objects. Where a network
+# of stride 16 has no finer level, pictures are enlarged, and crops are the smaller for it.
+SMALL = {"train.augment.crop": [128, 128]}
 LIGHT: dict[str, dict[str, Any]] = {
     "mask_rcnn": {},
     "watershed": {},
-    "deepmask": {"backbone": "resnet18"},
-    "instance_fcn": {"backbone": "resnet18"},
-    "fcis": {"backbone": "resnet18"},
-    "mnc": {"backbone": "resnet18", "hidden": 512},
+    # A window's object is 4 / 7 of it: 9 to 37 px over the scales, and half or twice that.
+    "deepmask": {
+        "model.options.heads": "shared",
+        "model.options.input_size": 64,
+        "model.options.mask_size": 28,
+        "model.options.mask_threshold": 0.5,
+        "model.options.scales": [1.0, 1.41, 2.0, 2.83, 4.0],
+    },
+    # As much: a window of 11 cells of 8 px has an object of 50 px.
+    "instance_fcn": {
+        **SMALL,
+        "model.options.window": 11,
+        "model.options.scales": [1.0, 1.5, 2.25, 3.4],
+    },
+    "fcis": {
+        **SMALL,
+        "model.options.enlarge": 4.0,
+        "model.options.anchor_sizes": [[32, 64, 128]],
+        "model.options.grid": 5,
+        "model.options.roi_size": 15,
+        "model.options.hidden": 256,
+        "model.options.proposals": 600,
+        "model.options.box_detections_per_img": 400,
+    },
+    "mnc": {
+        **SMALL,
+        "model.options.enlarge": 4.0,
+        "model.options.anchor_sizes": [[32, 64, 128]],
+        "model.options.hidden": 512,
+        "model.options.proposals": 600,
+        "model.options.box_detections_per_img": 400,
+    },
 }
 
 
 def settings(name: str, data: str, minutes: float, values: dict[str, Any]) -> Params:
     """Params as a person would write them."""
-    options = {f"model.options.{key}": value for key, value in LIGHT[name].items()}
     given = {"data.name": data, "data.task": "instance", "train.budget_minutes": minutes}
     if name != PLANNED:
-        # Those that are auto in params.yaml are the architecture's own.
-        given["model.name"] = name
-    return Params.load(ROOT / "params.yaml").override({**given, **options, **values})
+        given |= {"model.name": name, "model.options.backbone": "resnet18"}
+    return Params.load(ROOT / "params.yaml").override({**given, **LIGHT[name], **values})
 
 
 def open_data(params: Params, folder: Path) -> Any:
