@@ -18,9 +18,20 @@ from pipelines.params.options import drop_unset
 from pipelines.params.section import Fraction, Names, PlannedSection, Range, Section, Size
 from pipelines.params.space import Around, Distribution, Drawn
 from segcore.datasets import list_datasets
-from segcore.errors import OptionError
+from segcore.errors import OptionError, unknown_name
 
 OWN = "own"
+
+
+def known_task(name: str | None) -> str | None:
+    """Refuse a kind of task that there is not; null passes."""
+    if name is None:
+        return None
+    from segcore.tasks import TASKS  # imports torch, so only where a task is set
+
+    if name not in TASKS:
+        raise ValueError(str(unknown_name("task", name, TASKS)))
+    return name
 
 
 class DataParams(Section):
@@ -40,7 +51,7 @@ class DataParams(Section):
     image_encoding: Literal["keep", "png", "jpeg", "raw"] = Field(description="of stored images")
     rows_per_shard: int = Field(ge=1)
     max_rejected: int = Field(ge=0, description="bad inputs tolerated before prepare fails")
-    task: str | None = Field(
+    task: Annotated[str | None, AfterValidator(known_task)] = Field(
         description="kind of task that is trained; null: the model's, else the first with labels"
     )
     cache: Literal["none", "ram", "disk"] = Field(description="where decoded images are kept")

@@ -57,13 +57,15 @@ def pack_masks(masks: Any, indices: Integers | None = None) -> PackedMasks:
     Args:
         masks: a tensor or array [n, H, W] or [n, 1, H, W], bool or integer (not 0 is inside) or
             probabilities (above 0.5 is inside); or a list of COCO RLE dicts: `size` [H, W] and
-            `counts`, compressed or a list of runs.
+            `counts`, compressed or a list of runs; or masks that are packed already.
         indices: which masks, in which order; all by default.
 
     Raises:
         ShapeError: the masks have another shape, or RLE of unlike sizes.
         DataError: an RLE is damaged.
     """
+    if isinstance(masks, PackedMasks):
+        return masks if indices is None else masks.take(indices)
     if isinstance(masks, Sequence):
         return _packed(*_pack_runs(masks if indices is None else [masks[i] for i in indices]))
     dense = torch.as_tensor(masks).detach()

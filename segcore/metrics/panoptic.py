@@ -24,6 +24,7 @@ Integers = NDArray[np.int64]
 
 _MATCHES = 0.5  # an IoU above it makes a match, which no other segment can have
 _COUNTS = ("iou", "tp", "fp", "fn")
+_PIXELS = ("both", "either")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class PanopticRecord(Record):
         categories: [L] int64, ascending: those with a segment that counts
         iou: [L] float64, sum over the matched segments
         tp, fp, fn: [L] int64, segments matched, predicted alone, true alone
+        classes: [K] int64, ascending: those with a pixel where the truth is not void
+        both, either: [K] int64, their pixels there in both pictures, and in at least one
     """
 
     categories: Integers
@@ -41,6 +44,9 @@ class PanopticRecord(Record):
     tp: Integers
     fp: Integers
     fn: Integers
+    classes: Integers
+    both: Integers
+    either: Integers
 
 
 @dataclass(frozen=True)
@@ -86,23 +92,42 @@ def match_panoptic(pred: Mapping[str, Any], target: Mapping[str, Any]) -> Panopt
     false = ~matched.any(0) & ((void + on_crowd) / np.maximum(areas, 1) <= 0.5)
     missed = ~matched.any(1) & ~truth.crowd
     rows = np.nonzero(matched)[0]
-    return _counted(
+    counts = _counted(
         truth.categories[rows], iou[matched], found.categories[false], truth.categories[missed]
     )
+    return PanopticRecord(**counts, **_pixels(truth.categories, found.categories, shared[1:]))
 
 
-def _counted(tp: Integers, iou: Floats, fp: Integers, fn: Integers) -> PanopticRecord:
-    """The record, of the category of each match (and its IoU), false alarm and miss."""
+def _counted(tp: Integers, iou: Floats, fp: Integers, fn: Integers) -> dict[str, NDArray[Any]]:
+    """Of the record, from the category of each match (and its IoU), false alarm and miss."""
     categories, place = np.unique(np.concatenate([tp, fp, fn]), return_inverse=True)
     right, false, missed = np.split(place, [len(tp), len(tp) + len(fp)])
     size = len(categories)
-    return PanopticRecord(
-        categories=categories,
-        iou=np.bincount(right, iou, minlength=size).astype(np.float64),
-        tp=np.bincount(right, minlength=size),
-        fp=np.bincount(false, minlength=size),
-        fn=np.bincount(missed, minlength=size),
-    )
+    return {
+        "categories": categories,
+        "iou": np.bincount(right, iou, minlength=size).astype(np.float64),
+        "tp": np.bincount(right, minlength=size),
+        "fp": np.bincount(false, minlength=size),
+        "fn": np.bincount(missed, minlength=size),
+    }
+
+
+def _pixels(truth: Integers, found: Integers, shared: Integers) -> dict[str, Integers]:
+    """Of the record, from the categories of the segments and the pixels that they share.
+
+    Shape:
+        truth: [n]
+        found: [m]
+        shared: [n, 1 + m], the predicted void first
+    """
+    classes = np.unique(np.concatenate([truth, found]))
+    is_true = truth == classes[:, None]
+    is_found = np.insert(found == classes[:, None], 0, False, axis=1)
+    of_class = is_true @ shared
+    both = (of_class * is_found).sum(1)
+    either = of_class.sum(1) + is_found @ shared.sum(0) - both
+    there = either > 0
+    return {"classes": classes[there], "both": both[there], "either": either[there]}
 
 
 def _read(picture: Mapping[str, Any], name: str) -> _Segments:
@@ -138,29 +163,31 @@ def panoptic_table(
     Shape:
         weights: [R, B] at least 0, B the number of records
         returns: [R, num_classes] each: pq = sq * rq, sq (mean IoU of the matches, 0 of none), rq
-            (F1 of the segments)
+            (F1 of the segments), iou (of the pixels, whatever segments they belong to)
 
     Raises:
         DataError: a record has a category out of 0..num_classes-1.
     """
     weights = check_weights(weights, len(records))
-    tables = {name: np.zeros((len(records), num_classes)) for name in _COUNTS}
+    tables = {name: np.zeros((len(records), num_classes)) for name in (*_COUNTS, *_PIXELS)}
     for i, record in enumerate(records):
-        wrong = (record.categories < 0) | (record.categories >= num_classes)
-        if wrong.any():
-            raise DataError(
-                f"a segment has the category {record.categories[wrong][0]}, but there are "
-                f"{num_classes} classes (0..{num_classes - 1}): give the index of its class"
-            )
-        for name, table in tables.items():
-            table[i, record.categories] = getattr(record, name)
-    iou, tp, fp, fn = (weights @ tables[name] for name in _COUNTS)
+        for places, names in ((record.categories, _COUNTS), (record.classes, _PIXELS)):
+            wrong = (places < 0) | (places >= num_classes)
+            if wrong.any():
+                raise DataError(
+                    f"a segment has the category {places[wrong][0]}, but there are "
+                    f"{num_classes} classes (0..{num_classes - 1}): give the index of its class"
+                )
+            for name in names:
+                tables[name][i, places] = getattr(record, name)
+    iou, tp, fp, fn, both, either = (weights @ table for table in tables.values())
     size = tp + fp / 2 + fn / 2
     sq = np.where(tp > 0, ratio(iou, tp), 0.0)
     return {
         "pq": ratio(iou, size),
         "sq": np.where(size > 0, sq, np.nan),
         "rq": ratio(tp, size),
+        "iou": ratio(both, either),
     }
 
 
@@ -174,7 +201,7 @@ def weighted_pq(
 
     Shape:
         weights: [R, B]
-        returns: [R] each: pq, sq, rq, pq_things, sq_things, rq_things, pq_stuff, ...
+        returns: [R] each: pq, sq, rq, iou, pq_things, sq_things, ..., pq_stuff, ..., iou_stuff
     """
     return _means(panoptic_table(records, weights, len(things)), things)
 
@@ -210,8 +237,9 @@ class PanopticQuality(RecordMetric[PanopticRecord]):
         """Figures of what was added so far, in 0..1; NaN where there are no segments.
 
         Returns:
-            pq, sq, rq, and the same with _things and _stuff: floats
-            pq_per_class, sq_per_class, rq_per_class: lists, by the index of the class
+            pq, sq, rq, iou, and the same with _things and _stuff: floats
+            pq_per_class, sq_per_class, rq_per_class, iou_per_class: lists, by the index of the
+                class
         """
         weights = np.ones((1, len(self.records)))
         table = panoptic_table(self.records, weights, len(self.things))

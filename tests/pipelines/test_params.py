@@ -35,6 +35,7 @@ def params() -> Params:
         ({"data.size": [8, 300]}, ["data.size", "32"]),
         ({"cluster.num_workers": "many"}, ["cluster.num_workers", "'auto'"]),
         ({"train.max_minutes": -1}, ["train.max_minutes", "greater than 0"]),
+        ({"data.task": "instanse"}, ["data.task", "did you mean 'instance'", "panoptic, semantic"]),
     ],
 )
 def test_each_mistake_names_key_value_and_way_out(

@@ -108,6 +108,7 @@ def test_quality_by_hand() -> None:
     figures = {name: value[0] for name, value in KIND.figures(records, np.ones((1, 1))).items()}
     for name, value in quality.items():
         assert figures[name] == pytest.approx(value)
+    assert figures["miou"] == pytest.approx((sky + 1) / 2)  # one segment a class of stuff
     assert figures["pq"] == pytest.approx(sum(quality.values()) / 2)
     assert figures["rq"] == pytest.approx((1 + 1 + 1 / 1.5 + 0) / 4)
     assert KIND.image_scores(records) == pytest.approx([figures["pq"]])

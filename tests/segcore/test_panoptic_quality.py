@@ -58,6 +58,9 @@ def test_worked_example() -> None:
     assert found["pq"] == pytest.approx((5 / 6 + cell) / 4)
     assert found["pq_things"] == pytest.approx(cell / 2)
     assert found["pq_stuff"] == pytest.approx(5 / 12)
+    # Pixels of the class, whatever its segments: cells share 7 of 10, the dog none of its 3.
+    assert found["iou_per_class"] == pytest.approx([5 / 6, 7 / 10, 0, 0])
+    assert found["iou_stuff"] == pytest.approx(5 / 12)
 
 
 def test_half_is_no_match() -> None:
@@ -149,6 +152,20 @@ def plain_quality(counts: np.ndarray, chosen: np.ndarray) -> tuple[float, float,
     return tuple(np.mean(rows, axis=0)) if rows else (math.nan,) * 3
 
 
+def plain_iou(scene: list[tuple[Picture, Picture]], copies: np.ndarray) -> np.ndarray:
+    """The twin: IoU [K] of the classes' pixels, image by image from class maps."""
+    both, either = np.zeros((2, len(THINGS)))
+    for (pred, target), weight in zip(scene, copies, strict=True):
+        maps = []
+        for each in (pred, target):
+            lookup = {0: -1} | {number: pair[0] for number, pair in each["segments"].items()}
+            maps.append(np.vectorize(lookup.__getitem__)(each["ids"])[target["ids"] > 0])
+        for k in range(len(THINGS)):
+            both[k] += weight * ((maps[0] == k) & (maps[1] == k)).sum()
+            either[k] += weight * ((maps[0] == k) | (maps[1] == k)).sum()
+    return np.where(either > 0, both / np.maximum(either, 1), np.nan)
+
+
 @given(seeds)
 @settings(max_examples=60, deadline=None)
 def test_figures_under_weights_are_those_of_the_formula(seed: int) -> None:
@@ -163,6 +180,9 @@ def test_figures_under_weights_are_those_of_the_formula(seed: int) -> None:
         for part, chosen in (("", flags | True), ("_things", flags), ("_stuff", ~flags)):
             values = [found[name + part][row] for name in ("pq", "sq", "rq")]
             np.testing.assert_allclose(values, plain_quality(counts, chosen), atol=1e-12)
+            iou = plain_iou(scene, copies)[chosen]
+            mean = np.nanmean(iou) if np.isfinite(iou).any() else math.nan
+            np.testing.assert_allclose(found["iou" + part][row], mean, atol=1e-12)
 
 
 def test_workers_add_up_and_records_go_through_bytes() -> None:

@@ -84,6 +84,22 @@ def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
 
 
+def clip_rois(rois: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """RoIs [R, 5] inside their own images, each of (height, width)."""
+    limits = rois.new_tensor([[width, height, width, height] for height, width in sizes])
+    inside = rois[:, 1:].clamp(min=0).minimum(limits[rois[:, 0].detach().long()])
+    return torch.cat([rois[:, :1], inside], dim=1)
+
+
+def clip_gradient(x: Tensor, limit: float) -> Tensor:
+    """x itself, to whose elements no gradient beyond -limit..limit passes."""
+    if not x.requires_grad:
+        return x
+    x = x.view_as(x)
+    x.register_hook(lambda gradient: gradient.clamp(-limit, limit))
+    return x
+
+
 def has_sides(boxes: Tensor, least: float) -> Tensor:
     """Whether both sides of boxes [..., 4] are at least `least` pixels."""
     return (boxes[..., 2:] - boxes[..., :2] >= least).all(dim=-1)

@@ -3,6 +3,7 @@
 Reference: He et al. 2017, arXiv:1703.06870, Fig. 4.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,21 @@ class Pooling:
     def __call__(self, features: Sequence[Tensor], rois: Tensor, size: int) -> Tensor:
         levels = features[: len(self.strides)]
         return pool_from_levels(self.kind, levels, self.strides, rois, size, aligned=self.aligned)
+
+
+class WideLinear(nn.Linear):
+    """A layer over tens of thousands of inputs, whose weights lie around 1 and are scaled in use.
+
+    A step of Adam moves every weight by the learning rate, and the sum of 50,000 of them by so much
+    that at 0.001 one step undoes the layer. So scaled, it is as if they were 300.
+    """
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x * math.sqrt(2 / self.in_features), self.weight, self.bias)
 
 
 class BoxPredictor(nn.Module):

@@ -44,6 +44,8 @@ class Preparation:
             training and the last is used in eval. None keeps the size.
         max_size: unless the longer side would be longer than this. None sets no limit.
         image_mean, image_std: subtracted and divided by, one value a channel. None does nothing.
+        enlarge: factor of the image's sides where min_size is None, for objects that are small
+            against the stride: the same for crops and for whole images, which min_size is not.
     """
 
     in_channels: int = 3
@@ -51,8 +53,14 @@ class Preparation:
     max_size: int | None = None
     image_mean: Sequence[float] | None = None
     image_std: Sequence[float] | None = None
+    enlarge: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.enlarge <= 0 or (self.enlarge != 1 and self.min_size is not None):
+            raise OptionError(
+                f"enlarge is {self.enlarge} and min_size {self.min_size}: give a factor above 0, "
+                "and one of the two"
+            )
         for name, values in (("image_mean", self.image_mean), ("image_std", self.image_std)):
             if values is not None and len(values) != self.in_channels:
                 raise OptionError(
@@ -92,11 +100,11 @@ class Preparation:
         return image
 
     def _resize(self, image: Tensor, training: bool) -> Tensor:
-        if self.min_size is None and self.max_size is None:
+        if self.min_size is None and self.max_size is None and self.enlarge == 1:
             return image
         sides = image.shape[1:]
         wanted = [self.min_size] if isinstance(self.min_size, int) else self.min_size
-        factors = [1.0] if wanted is None else [side / min(sides) for side in wanted]
+        factors = [self.enlarge] if wanted is None else [side / min(sides) for side in wanted]
         factor = factors[int(torch.randint(len(factors), ())) if training else -1]
         if self.max_size is not None:
             factor = min(factor, self.max_size / max(sides))

@@ -15,6 +15,7 @@ from segcore.models.detection.anchors import Anchors
 from segcore.models.detection.boxes import (
     box_iou,
     clip_boxes,
+    clip_gradient,
     decode,
     encode,
     has_sides,
@@ -59,7 +60,7 @@ class Proposals:
 
     Args:
         boxes: float32 [n, 4] an image, descending by score; without gradient but for
-            `through_boxes`.
+            `box_gradient`.
         scores: float32 [n] an image, probabilities.
         losses: "loss_objectness" and "loss_rpn_box_reg"; empty without targets.
     """
@@ -104,8 +105,9 @@ class RPN(nn.Module):
         anchors: sizes of each level.
         options: as `RPNOptions`.
         hidden: channels of the 3x3 convolution; in_channels by default.
-        through_boxes: proposals carry a gradient to their codes, for what reads them by a pooling
-            that is differentiable in the box (MNC).
+        box_gradient: proposals pass a gradient to their codes, clipped to this over the number of
+            images, for what reads them by a pooling that is differentiable in the box (MNC); 0:
+            none.
     """
 
     def __init__(
@@ -115,10 +117,10 @@ class RPN(nn.Module):
         options: RPNOptions | None = None,
         *,
         hidden: int | None = None,
-        through_boxes: bool = False,
+        box_gradient: float = 0.0,
     ) -> None:
         super().__init__()
-        self.through_boxes = through_boxes
+        self.box_gradient = box_gradient
         self.anchors = anchors
         self.options = options or RPNOptions()
         self.head = RPNHead(in_channels, anchors.per_cell, hidden)
@@ -140,7 +142,8 @@ class RPN(nn.Module):
         """
         logits, codes = self.head(features)
         levels = self.anchors(features, padded)
-        reaching = codes if self.through_boxes else codes.detach()
+        limit = self.box_gradient / len(codes)
+        reaching = clip_gradient(codes, limit) if limit else codes.detach()
         boxes, scores = self._propose(logits.detach(), reaching, levels, sizes)
         losses = {} if objects is None else self._losses(logits, codes, torch.cat(levels), objects)
         return Proposals(boxes, scores, losses)

@@ -15,7 +15,7 @@ from segcore.encoders import Encoder, create_encoder
 from segcore.errors import OptionError
 from segcore.models.card import ModelCard
 from segcore.models.detection.anchors import Anchors
-from segcore.models.detection.boxes import clip_boxes, decode, encode, to_rois
+from segcore.models.detection.boxes import clip_rois, decode, encode, to_rois
 from segcore.models.detection.images import ImageBatch, Preparation, Target, resize_boxes
 from segcore.models.detection.masks import crop_masks
 from segcore.models.detection.position_sensitive import pool
@@ -172,7 +172,8 @@ class FCIS(nn.Module):
         first = to_rois(found.boxes)
         scores = self.read(maps, box_maps, first)
         refined = decode(scores.codes, first[:, 1:], BOX_WEIGHTS)
-        second = torch.cat([first[:, :1], refined], 1)
+        # Within the image, or its mask would be stretched over another box than it was read from.
+        second = clip_rois(torch.cat([first[:, :1], refined], 1), batch.sizes)
         again = self.read(maps, box_maps, second)
         rois = torch.cat([first, second])
         probabilities = torch.cat([scores.logits, again.logits]).softmax(1)
@@ -183,7 +184,7 @@ class FCIS(nn.Module):
         results = []
         for image, (size, original) in enumerate(zip(batch.sizes, batch.originals, strict=True)):
             own = (rois[:, 0] == image).nonzero()[:, 0]
-            boxes = resize_boxes(clip_boxes(rois[own, 1:], size), size, original)
+            boxes = resize_boxes(rois[own, 1:], size, original)
             results.append(
                 vote_detections(probabilities[own], boxes, masks[own], original, self.voting)
             )
@@ -228,6 +229,7 @@ def fcis(
     box_score_thresh: float = 0.05,
     box_nms_thresh: float = 0.3,
     box_detections_per_img: int = 100,
+    enlarge: float = 1.0,
     min_size: int | Sequence[int] | None = None,
     max_size: int | None = None,
     image_mean: Sequence[float] | None = None,
@@ -248,7 +250,7 @@ def fcis(
         rois_per_image: of which the losses are computed in training.
         hard_examples: of them those with the largest losses are learned from, per image.
         box_score_thresh, box_nms_thresh, box_detections_per_img: as `VotingOptions`.
-        min_size, max_size, image_mean, image_std: as `Preparation`.
+        enlarge, min_size, max_size, image_mean, image_std: as `Preparation`.
 
     Raises:
         OptionError: a value that an option does not have.
@@ -266,7 +268,7 @@ def fcis(
         encoder,
         num_classes,
         rpn=rpn,
-        prepare=Preparation(in_channels, min_size, max_size, image_mean, image_std),
+        prepare=Preparation(in_channels, min_size, max_size, image_mean, image_std, enlarge),
         voting=VotingOptions(
             box_score_thresh=box_score_thresh,
             box_nms_thresh=box_nms_thresh,

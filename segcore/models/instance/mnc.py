@@ -14,8 +14,15 @@ from segcore.errors import OptionError
 from segcore.models.blocks import check_choice, resize
 from segcore.models.card import ModelCard
 from segcore.models.detection.anchors import Anchors
-from segcore.models.detection.boxes import decode, to_rois
-from segcore.models.detection.cascade import mask_labels, match_again
+from segcore.models.detection.boxes import to_rois
+from segcore.models.detection.cascade import (
+    BOX_GRADIENT,
+    BOX_WEIGHTS,
+    mask_labels,
+    match_again,
+    refine,
+)
+from segcore.models.detection.heads import WideLinear
 from segcore.models.detection.images import ImageBatch, Preparation, Target, resize_boxes
 from segcore.models.detection.roi import DrawnRoIs, RoIOptions, box_losses, draw_rois, mask_loss
 from segcore.models.detection.roi_pool import roi_warp
@@ -38,17 +45,15 @@ CARDS = {
             "coco_test_dev_mask_ap": 19.5,
             "coco_test_dev_mask_ap_50": 39.7,
         },
-        notes="The paper's masks of 28 x 28; the release has 21 x 21 (mask_size=21) and twice the "
-        "weight on their loss. The release's network of 283,118,084 parameters but for the "
-        "objectness, which is one logit an anchor here and two there (4,617 fewer). Anchors are "
-        "smaller because images are not enlarged to 600 px.",
+        notes="Masks of 28 x 28; the release has mask_size=21 and twice the weight on their loss. "
+        "283,118,084 parameters there, as it has two logits of objectness an anchor. Weights of "
+        "the widest layers are scaled in use. Anchors are smaller: images are not enlarged.",
         min_size=64,
     )
 }
 STRIDE = 16
 STAGES = (3, 5)
 ROI_SIZE = 14  # of the warped features; half of it reaches the fully connected layers
-BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 RPN_HIDDEN = 512
 ANCHOR_SIZES = ((16, 40, 100),)
 
@@ -59,8 +64,7 @@ class StageOutputs:
 
     Args:
         masks: logits [R, mask_size, mask_size].
-        box_logits: [R, K], the class of the box; only learned from.
-        logits: [R, K], the class of the mask.
+        box_logits, logits: [R, K], class of the box (only learned from) and of the mask.
         codes: [R, K, 4] of the boxes.
     """
 
@@ -88,7 +92,7 @@ class CascadeHeads(nn.Module):
         self.mask_size = mask_size
         self.mask = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(in_channels * ROI_SIZE**2, mask_hidden),
+            WideLinear(in_channels * ROI_SIZE**2, mask_hidden),
             nn.ReLU(inplace=True),
             nn.Linear(mask_hidden, mask_size**2),
         )
@@ -98,7 +102,7 @@ class CascadeHeads(nn.Module):
         self.mask_score = nn.Linear(2 * hidden, num_classes)
         self.code = nn.Linear(2 * hidden, 4 * num_classes)
         for layer in self.modules():
-            if isinstance(layer, nn.Linear):
+            if type(layer) is nn.Linear:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
         last = [layer for layer in self.mask if isinstance(layer, nn.Linear)][-1]
@@ -121,7 +125,7 @@ def _pathway(in_channels: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(in_channels * (ROI_SIZE // 2) ** 2, hidden),
+        WideLinear(in_channels * (ROI_SIZE // 2) ** 2, hidden),
         nn.ReLU(inplace=True),
         nn.Linear(hidden, hidden),
         nn.ReLU(inplace=True),
@@ -188,7 +192,8 @@ class MNC(nn.Module):
                 # By the code of the object's class, or of the likeliest where there is none.
                 likeliest = outputs.logits[:, 1:].argmax(1) + 1
                 label = torch.where(drawn.labels > 0, drawn.labels, likeliest)
-                drawn = match_again(refine(outputs, drawn.rois, label), targets)
+                moved = refine(outputs.codes, drawn.rois, label, batch.sizes)
+                drawn = match_again(moved, targets)
         return losses
 
     def _pass_losses(
@@ -214,7 +219,8 @@ class MNC(nn.Module):
         found = self.rpn([features], batch.sizes, batch.padded)
         first = to_rois(found.boxes)
         outputs = self.heads(features, first)
-        second = refine(outputs, first, outputs.logits[:, 1:].argmax(1) + 1)
+        likeliest = outputs.logits[:, 1:].argmax(1) + 1
+        second = refine(outputs.codes, first, likeliest, batch.sizes)
         again = self.heads(features, second)
         rois = torch.cat([first, second])
         probabilities = torch.cat([outputs.logits, again.logits]).softmax(1)
@@ -227,12 +233,6 @@ class MNC(nn.Module):
                 vote_detections(probabilities[own], boxes, masks[own], original, self.voting)
             )
         return results
-
-
-def refine(outputs: StageOutputs, rois: Tensor, labels: Tensor) -> Tensor:
-    """RoIs [R, 5] moved by the box codes of labels [R]; the gradient reaches codes and RoIs."""
-    codes = outputs.codes[torch.arange(len(labels), device=labels.device), labels]
-    return torch.cat([rois[:, :1], decode(codes, rois[:, 1:], BOX_WEIGHTS)], 1)
 
 
 def mnc(
@@ -251,6 +251,7 @@ def mnc(
     box_score_thresh: float = 0.05,
     box_nms_thresh: float = 0.3,
     box_detections_per_img: int = 100,
+    enlarge: float = 1.0,
     min_size: int | Sequence[int] | None = None,
     max_size: int | None = None,
     image_mean: Sequence[float] | None = None,
@@ -267,10 +268,9 @@ def mnc(
         mask_size: side of a mask, 28 as in the paper or 21 as released.
         mask_hidden, hidden: of the layers before the mask and before the categories.
         anchor_sizes: one tuple of side lengths in pixels.
-        proposals: of an image after NMS.
-        rois_per_image: of which the losses are computed in training.
+        proposals, rois_per_image: after NMS, and of which the losses are computed.
         box_score_thresh, box_nms_thresh, box_detections_per_img: as `VotingOptions`.
-        min_size, max_size, image_mean, image_std: as `Preparation`.
+        enlarge, min_size, max_size, image_mean, image_std: as `Preparation`.
 
     Raises:
         OptionError: a value that an option does not have.
@@ -287,10 +287,10 @@ def mnc(
     )
     return MNC(
         trunk,
-        RPN(channels, Anchors(anchor_sizes), limits, hidden=RPN_HIDDEN, through_boxes=True),
+        RPN(channels, Anchors(anchor_sizes), limits, hidden=RPN_HIDDEN, box_gradient=BOX_GRADIENT),
         heads,
         stages=stages,
-        prepare=Preparation(in_channels, min_size, max_size, image_mean, image_std),
+        prepare=Preparation(in_channels, min_size, max_size, image_mean, image_std, enlarge),
         sampling=RoIOptions(box_batch_size_per_image=rois_per_image, bbox_reg_weights=BOX_WEIGHTS),
         voting=VotingOptions(
             box_score_thresh=box_score_thresh,

@@ -108,18 +108,20 @@ def compress(
     order = scores.argsort(descending=True, stable=True)
     order = order[scores[order] >= min_score]
     masks = output["masks"]
+    sorted_already = order.tolist() == list(range(len(order)))
     given = (int(masks.shape[-2]), int(masks.shape[-1]))
     counts: list[str] = []
     kept: list[int] = []
     for start in range(0, len(order), AT_ONCE):
-        block = masks[order[start : start + AT_ONCE]].float()
+        part = slice(start, min(start + AT_ONCE, len(order)))
+        block = (masks[part] if sorted_already else masks[order[part]]).float()
         if given != size:
             block = functional.interpolate(block, size=size, mode="bilinear")
         inside = (block[:, 0] > MASK_THRESHOLD).cpu().numpy()
-        for index, text in enumerate(map(_encode, inside)):
+        for index, text in enumerate(map(_encode, inside), start=start):
             if text:
                 counts.append(text)
-                kept.append(start + index)
+                kept.append(index)
     order = order[kept]
     boxes = output["boxes"].float()[order].cpu().numpy()
     if given != size:

@@ -19,6 +19,7 @@ from segcore.metrics import (
     weighted_ar,
     weighted_bowl,
 )
+from segcore.metrics.masks import pack_masks
 from segcore.metrics.records import mean_defined
 
 Floats = NDArray[np.float64]
@@ -88,12 +89,18 @@ def match(
         target: "labels", "masks", "iscrowd".
         class_agnostic: precision takes all classes for one, as the model does.
     """
+    pred, target = packed(pred), packed(target)
     recall = match_image(pred, target, max_detections=PROPOSALS, class_agnostic=True)
     return ObjectRecord(
         match_image(pred, target, class_agnostic=class_agnostic),
         recall,
         match_bowl(pred, target),
     )
+
+
+def packed(objects: Mapping[str, Any]) -> dict[str, Any]:
+    """The objects of an image with their masks packed, once for all that compares them."""
+    return {**objects, "masks": pack_masks(objects["masks"])}
 
 
 def read(table: pa.Table) -> ObjectRecords:

@@ -13,6 +13,7 @@ from segcore.metrics.average_precision import summary
 from segcore.metrics.records import mean_defined
 from segcore.tasks.base import Batch, Task
 from segcore.tasks.instance.detections import Detections, compress
+from segcore.tasks.instance.records import packed
 
 # Probabilities of a hundred masks take 400 bytes a pixel: 0.8 GB at once.
 VALIDATION_PIXELS = 2**21
@@ -132,8 +133,8 @@ class InstanceMetric:
 
     def update(self, prediction: Sequence[Detections], target: Sequence[Mapping[str, Any]]) -> None:
         """Add a batch."""
-        for found, truth in zip(prediction, target, strict=True):
-            scored = found.scored()
+        for found, objects in zip(prediction, target, strict=True):
+            scored, truth = packed(found.scored()), packed(objects)
             recall = match_image(scored, truth, max_detections=RECALLED, class_agnostic=True)
             self.recall.append(recall)
             same = found.class_agnostic

@@ -24,7 +24,7 @@ from segcore.tasks.panoptic import files, pictures
 from segcore.tasks.panoptic.predictor import PanopticPredictor
 from segcore.tasks.panoptic.segments import Panoptic, of_label
 from segcore.tasks.panoptic.targets import PanopticTargets
-from segcore.tasks.panoptic.task import create_panoptic_task
+from segcore.tasks.panoptic.task import FIGURES, create_panoptic_task
 from segcore.tasks.sections import ClassTable, Column
 
 RECORD = "segments"
@@ -43,7 +43,7 @@ class Matched:
     things: tuple[bool, ...]
 
     def table(self, data: Described) -> dict[str, list[float]]:
-        """pq, sq and rq by class."""
+        """pq, sq, rq and iou by class."""
         weights = np.ones((1, len(self.images)))
         found = panoptic_table(self.images, weights, data.num_classes)
         return {name: values[0].tolist() for name, values in found.items()}
@@ -61,6 +61,7 @@ class PanopticKind(Kind):
         "rq": "recognition quality",
         "pq_things": "panoptic quality of things",
         "pq_stuff": "panoptic quality of stuff",
+        "miou": "mean IoU of stuff",
     }
     headline = "pq"
     headline_label = "PQ"
@@ -127,14 +128,15 @@ class PanopticKind(Kind):
             found = [PanopticRecord.from_bytes(one) for one in table.column(RECORD).to_pylist()]
         except (DataError, KeyError, TypeError) as error:
             raise ValueError(f"no records of segments: {error}") from error
-        if any((one.categories >= data.num_classes).any() for one in found):
+        places = np.concatenate([np.zeros(0), *(one.classes for one in found)])
+        if (places >= data.num_classes).any():
             raise ValueError(f"{RECORD} have categories beyond {data.num_classes} classes")
         return Matched(found, tuple(data.things))
 
     def figures(self, records: Matched, weights: Floats) -> dict[str, Floats]:
-        """Panoptic quality of the weighted segments."""
+        """Panoptic quality of the weighted segments, and mean IoU of the stuff."""
         found = weighted_pq(records.images, weights, records.things)
-        return {name: found[name] for name in self.figure_names}
+        return {name: found[FIGURES[name]] for name in self.figure_names}
 
     def image_scores(self, records: Matched) -> Floats:
         """Panoptic quality of each image by itself."""

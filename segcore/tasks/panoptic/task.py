@@ -12,7 +12,10 @@ from segcore.tasks.base import Batch
 from segcore.tasks.instance.task import InstanceTask, task_facts
 from segcore.tasks.panoptic.segments import Panoptic, of_output, of_target
 
-FIGURES = ("pq", "sq", "rq", "pq_things", "pq_stuff")
+# Figures by their names in `segcore.metrics.weighted_pq`.
+FIGURES = {name: name for name in ("pq", "sq", "rq", "pq_things", "pq_stuff")} | {
+    "miou": "iou_stuff"
+}
 
 
 class PanopticTask(InstanceTask):
@@ -74,7 +77,7 @@ class PanopticTask(InstanceTask):
 
 
 class PanopticMetric:
-    """pq, sq, rq, pq_things, pq_stuff, class_pq/<class name>.
+    """pq, sq, rq, pq_things, pq_stuff, miou (of the stuff), class_pq/<class name>.
 
     Args:
         classes: names, by index.
@@ -97,7 +100,7 @@ class PanopticMetric:
         found = self.quality.compute()
         by_class = zip(self.classes, found["pq_per_class"], strict=True)
         return {
-            **{name: found[name] for name in FIGURES},
+            **{name: found[key] for name, key in FIGURES.items()},
             **{f"class_pq/{name}": value for name, value in by_class if not np.isnan(value)},
         }
 
