@@ -41,8 +41,8 @@ def scale(facts: Facts) -> Decision:
     if least < THIN_PX:
         why = f"{name} is {least:.2g} px thick: resampling would blur it"
         return Decision([1.0, 1.0], why, ("thickness",))
-    if (why := new_enough(facts)) is not None:
-        return Decision([1.0, 1.0], why, ("budget", "pictures"))
+    if (enough := new_enough(facts)) is not None:
+        return Decision([1.0, 1.0], enough, ("budget", "pictures"))
     return Decision([0.8, 1.25], "objects come nearer and farther", ("thickness",))
 
 
@@ -66,7 +66,7 @@ def new_enough(facts: Facts) -> str | None:
 def passes(facts: Facts) -> float:
     """How often the pixels of the training pictures will be seen."""
     samples = steps(facts) * facts.settings["train.batch_size"]
-    return samples * math.prod(facts.seen) / max(1, facts.epoch_pictures * math.prod(facts.median))
+    return float(samples) * math.prod(facts.seen) / max(1, facts.epoch_pictures * math.prod(facts.median))
 
 
 def steps(facts: Facts) -> float:
