@@ -161,10 +161,8 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
                 raise RuntimeError("Trials is used outside of `watched`")
             known = json.loads(self.file.read_text()) if self.file.is_file() else {}
             values = _values(trial.config)
-            child = parent.child(
-                trial_name(values), resume_id=known.get(trial.trial_id), params=values
-            )
-            child.set_tags({"trial": trial.trial_id})
+            tags = {"trial": trial.trial_id}
+            child = parent.child(trial_name(values), values, tags, known.get(trial.trial_id))
             self._open[trial.trial_id] = child
             self.file.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self.file, json.dumps({**known, trial.trial_id: child.id}).encode())

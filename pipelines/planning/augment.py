@@ -66,7 +66,11 @@ def new_enough(facts: Facts) -> str | None:
 def passes(facts: Facts) -> float:
     """How often the pixels of the training pictures will be seen."""
     samples = steps(facts) * facts.settings["train.batch_size"]
-    return float(samples) * math.prod(facts.seen) / max(1, facts.epoch_pictures * math.prod(facts.median))
+    return (
+        float(samples)
+        * math.prod(facts.seen)
+        / max(1, facts.epoch_pictures * math.prod(facts.median))
+    )
 
 
 def steps(facts: Facts) -> float:

@@ -146,18 +146,18 @@ class Run:
         self._append({"kind": "dataset", **facts})
         self.set_tags({"dataset_digest": digest, "dataset_name": name})
 
-    def child(self, name: str, *, params: Mapping[str, Any], resume_id: str | None = None) -> "Run":
+    def child(
+        self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], resume_id: str | None
+    ) -> "Run":
         """A run nested in this one; its caller closes it.
 
         Args:
             name: shown in MLflow.
-            params: fixed values of the child.
+            params, tags: of the child, from its first moment on.
             resume_id: a child that was interrupted and goes on.
         """
-        connection, tags = self.connection, {"mlflow.parentRunId": self.id}
-        child = Run(
-            lambda: (connection, start_or_resume(connection, name, tags, resume_id)), self._buffers
-        )
+        store, own = self.connection, {**tags, "mlflow.parentRunId": self.id}
+        child = Run(lambda: (store, start_or_resume(store, name, own, resume_id)), self._buffers)
         child.log_params(params)
         return child
 

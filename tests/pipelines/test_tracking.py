@@ -165,11 +165,12 @@ def test_a_run_that_is_put_off_loses_nothing(project: Params) -> None:
 
 def test_children_are_nested(project: Params) -> None:
     with tracking.open_run("tune", project) as run:
-        child = run.child("trial", params={"train.lr": 0.1})
+        child = run.child("trial", {"train.lr": 0.1}, {"trial": "a1"}, None)
         child.log_metrics({"val/miou": 0.5}, 1)
         child.close("KILLED")
     stored = run.connection.client.get_run(child.id)
     assert stored.data.tags["mlflow.parentRunId"] == run.id
+    assert stored.data.tags["trial"] == "a1"
     assert (stored.info.status, stored.data.params) == ("KILLED", {"train.lr": "0.1"})
 
 
