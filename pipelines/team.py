@@ -25,8 +25,8 @@ def trace(
     """
     with errors():
         params = load_params().override({"tracking.uri": tracking_uri} if tracking_uri else {})
-        from pipelines.prediction.trace import CONTRADICTED, MARKS
-        from pipelines.prediction.trace import trace as walk
+        from pipelines.trace import CONTRADICTED, MARKS
+        from pipelines.trace import trace as walk
 
         links = walk(params, mask)
         table = new_table("link", "what it is", "", "checked")

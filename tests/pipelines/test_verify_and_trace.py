@@ -18,8 +18,8 @@ from pipelines.cli import app
 from pipelines.params import Params
 from pipelines.prediction import manifest, png_facts
 from pipelines.prediction.run import predict
-from pipelines.prediction.trace import CONTRADICTED, OPEN, VERIFIED, trace
 from pipelines.prediction.verify import verify
+from pipelines.trace import CONTRADICTED, OPEN, VERIFIED, trace
 from pipelines.tracking.history import Evidence
 from pipelines.tracking.registry import CHAMPION, Registry
 from pipelines.tracking.run import open_run
