@@ -247,6 +247,24 @@ def test_preparation_does_as_torchvisions_transform() -> None:
         ours(images, [target, target], training=True)
 
 
+def test_enlarged_images_have_results_in_their_own_pixels() -> None:
+    images = [torch.rand(3, 40, 56)]
+    target = {
+        "boxes": torch.tensor([[4.0, 6, 20, 30]]),
+        "labels": torch.ones(1, dtype=torch.int64),
+        "masks": torch.ones(1, 40, 56, dtype=torch.uint8),
+    }
+    batch, prepared = Preparation(enlarge=3.0)(images, [target], training=True)
+    assert batch.sizes == [(120, 168)]
+    assert batch.originals == [(40, 56)]
+    assert prepared[0]["boxes"].tolist() == [[12, 18, 60, 90]]
+    assert prepared[0]["masks"].shape == (1, 120, 168)
+    with pytest.raises(OptionError, match="enlarge is 2 and min_size 64"):
+        Preparation(enlarge=2, min_size=64)
+    with pytest.raises(OptionError, match="enlarge is 0"):
+        Preparation(enlarge=0)
+
+
 def test_frozen_norm_is_batch_norm_in_eval() -> None:
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(4)

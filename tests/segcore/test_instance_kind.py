@@ -212,6 +212,9 @@ def test_compressed_outputs_keep_what_has_pixels() -> None:
         "masks": masks,
     }
     found = compress(output, (20, 30), min_score=0.2)
+    order = output["scores"].argsort(descending=True)
+    sorted_before = compress({key: value[order] for key, value in output.items()}, (20, 30))
+    assert sorted_before.counts[:2] == found.counts
     assert found.labels.tolist() == [2, 1]
     np.testing.assert_allclose(found.scores, [0.8, 0.5])
     assert np.array_equal(rle.decode(found.counts[0], 20, 30), masks[2, 0].numpy() > 0.5)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from segcore.errors import OptionError
 from segcore.models import create_model
 from segcore.models.detection.boxes import box_iou
-from segcore.models.detection.cascade import mask_labels, match_again
+from segcore.models.detection.cascade import BOX_GRADIENT, mask_labels, match_again, refine
+from segcore.models.detection.heads import WideLinear
 from segcore.models.detection.roi import DrawnRoIs
 from segcore.models.detection.voting import VotingOptions, vote_detections
 from segcore.models.detection.windows import (
@@ -165,6 +166,44 @@ def test_mnc_masks_teach_the_boxes_of_the_rpn() -> None:
     losses = model([torch.randn(3, 64, 64)], [squares((8, 8, 40, 44))])
     losses["loss_mask_class_3"].backward()
     assert model.rpn.head.bbox_pred.weight.grad.abs().sum() > 0
+
+
+def test_mnc_moves_boxes_within_their_images_and_clips_the_gradient() -> None:
+    """The first box stays, the second leaves its image and is cut there."""
+    codes = torch.zeros(2, 3, 4, requires_grad=True)
+    shift = torch.tensor([[0.0, 0, 0, 0], [10.0, 0, 0, 0]])  # the second by its own width
+    rois = torch.tensor([[0.0, 10, 10, 30, 30], [1, 20, 10, 40, 30]])
+    moved = refine(codes + shift[:, None], rois, torch.tensor([1, 2]), [(64, 64), (32, 50)])
+    torch.testing.assert_close(moved, torch.tensor([[0.0, 10, 10, 30, 30], [1, 40, 10, 50, 30]]))
+    (1000 * moved).sum().backward()
+    assert codes.grad is not None
+    assert codes.grad.abs().max() == BOX_GRADIENT / 2
+    assert codes.grad[0, 1, :2].eq(BOX_GRADIENT / 2).all()
+    assert not codes.grad[0, 2].any()
+
+
+def test_mnc_leaves_the_boxes_of_the_rpn_to_its_own_loss() -> None:
+    """What categories and masks say of a box is less than what its regression says."""
+    torch.manual_seed(0)
+    model = create_model("mnc", num_classes=2, proposals=20, rois_per_image=16, **TINY_MNC)
+    seen: list[Tensor] = []
+    head = model.rpn.head.bbox_pred
+    head.register_forward_hook(lambda *call: call[2].register_hook(seen.append) and None)
+    losses = model([torch.randn(3, 64, 64)], [squares((8, 8, 40, 44))])
+    (100 * sum(loss for name, loss in losses.items() if "rpn" not in name)).backward()
+    assert 0 < seen[0].abs().max() <= BOX_GRADIENT
+
+
+def test_a_step_of_adam_does_not_undo_a_wide_layer() -> None:
+    torch.manual_seed(0)
+    for inputs in (12_544, 50_176):
+        layer, x = WideLinear(inputs, 4), torch.rand(8, inputs)
+        before = layer(x)
+        assert 0.5 < before.std() < 2
+        optimizer = torch.optim.Adam(layer.parameters(), lr=1e-3)
+        before.sum().backward()
+        optimizer.step()
+        assert (layer(x) - before).abs().max() < 0.5
 
 
 def test_mnc_of_five_stages_shares_its_weights() -> None:

@@ -42,6 +42,15 @@ def test_overlaps_are_those_of_plain_counting(masks: tuple[np.ndarray, np.ndarra
     np.testing.assert_array_equal(mask_iou(a, b, crowd), shared / np.maximum(union, 1))
 
 
+def test_packed_masks_are_taken_as_they_are() -> None:
+    masks = torch.rand(5, 7, 70) > 0.5
+    packed, chosen = pack_masks(masks), np.array([3, 1])
+    assert pack_masks(packed) is packed
+    again, expected = pack_masks(packed, chosen), pack_masks(masks[chosen])
+    for name, value in vars(expected).items():
+        np.testing.assert_array_equal(getattr(again, name), value)
+
+
 @given(arrays.arrays(np.uint64, st.tuples(*[st.integers(0, 4)] * 3)))
 @settings(max_examples=30, deadline=None)
 def test_both_ways_of_counting_bits_agree(words: np.ndarray) -> None:

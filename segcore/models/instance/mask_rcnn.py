@@ -107,6 +107,7 @@ def mask_rcnn(
     roi_pool: str = "align",
     aligned: bool = True,
     anchor_sizes: Sequence[Sequence[float]] | None = None,
+    enlarge: float = 1.0,
     min_size: int | Sequence[int] | None = None,
     max_size: int | None = None,
     image_mean: Sequence[float] | None = None,
@@ -147,7 +148,7 @@ def mask_rcnn(
         aligned: pixel centres at half integers (torchvision's models: False).
         anchor_sizes: tuple of sizes in pixels for each level: strides 4, 8, 16, 32, 64 ("fpn"; by
             default 8 to 128) or 16 ("c4").
-        min_size, max_size, image_mean, image_std: see
+        enlarge, min_size, max_size, image_mean, image_std: see
             `segcore.models.detection.images.Preparation`.
         rpn_pre_nms_top_n_train: this and the other rpn_*: see `RPNOptions` in
             `segcore.models.detection.rpn`.

@@ -153,6 +153,7 @@ def panoptic_fpn(
     roi_pool: str = "align",
     aligned: bool = True,
     anchor_sizes: Sequence[Sequence[float]] | None = None,
+    enlarge: float = 1.0,
     min_size: int | Sequence[int] | None = None,
     max_size: int | None = None,
     image_mean: Sequence[float] | None = None,
