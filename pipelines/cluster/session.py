@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
 
-from pipelines.cluster.head import lean_head
+from pipelines.cluster.local_head import lean_head
 from pipelines.errors import ClusterError
 from pipelines.params import ClusterParams
 from pipelines.storage import absolute

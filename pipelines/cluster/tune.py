@@ -90,7 +90,7 @@ def search(
         session.check_trials(settings.concurrent, resources)
         ready = _warm_up(worker, settings.concurrent) if here else []
         # These import Ray, which must find its settings.
-        from pipelines.cluster.head import shared_environment
+        from pipelines.cluster.local_head import shared_environment
         from pipelines.cluster.trials import Trials, reason
 
         threads = _threads(resources, settings.concurrent) if here else None

@@ -5,8 +5,6 @@ import ray
 from ray._private.node import Node
 from ray.tune.execution import class_cache
 
-from pipelines.cluster import head
-
 pytestmark = pytest.mark.ray
 
 
