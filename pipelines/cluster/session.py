@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from pipelines.cluster import head
 from pipelines.errors import ClusterError
 from pipelines.params import ClusterParams
 from pipelines.storage import absolute
@@ -72,13 +73,15 @@ def connect(cluster: ClusterParams) -> Iterator[Resources]:
         _probe(where)
     import ray  # reads the environment when it is imported
 
-    with _terminable() as on_term:
+    with _terminable() as on_term, head.watched() as watch:
         try:
             _start(where, on_term)
+            watch.begin(ray.get_runtime_context().gcs_address)
             total = ray.cluster_resources()
             yield Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
         finally:
-            ray.shutdown()
+            if not watch.lost:
+                ray.shutdown()
 
 
 @contextmanager
