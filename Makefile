@@ -39,8 +39,9 @@ repro: $(READY)
 		"  your images  $(BIN)/segcore predict IMAGES --model outputs/candidate --out masks/"
 
 test: $(READY)
-	OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadfile -m "not slow and not ray and not gpu"
+	OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadfile -m "not slow and not ray and not gpu and not cluster"
 	pytest -q -m "ray and not slow and not gpu"
+	pytest -q -m "cluster and not slow"
 
 test-slow: $(READY)
 	pytest -m slow

@@ -24,6 +24,7 @@ from pipelines.training.build import (
     task_name,
     with_goal,
 )
+from pipelines.training.ending import Asked
 from pipelines.training.follow import Event, Follower
 from pipelines.training.gradients import write_gradients
 from pipelines.training.run_state import PROGRESS, Best, ProgressLoader, RunState
@@ -84,7 +85,9 @@ def fit_worker(
     loader = ProgressLoader(train, folder / PROGRESS) if rank() == 0 else train
     judge = None if params.train.refit else val
     options = params.train.fit_options()
-    yield from segcore.fit(task, model, loader, judge, **options, resume=resume)
+    yield from segcore.fit(
+        task, model, loader, judge, **options, resume=resume, ending=Asked(folder)
+    )
 
 
 def tuned(params: Params, best: Path) -> tuple[Params, dict[str, Any]]:
@@ -202,8 +205,7 @@ def main() -> None:
     shards = storage.absolute(SHARDS / params.data.name)
     dataset = segcore.open_shards(shards)
     params, kind = with_goal(params, dataset), find_kind(params, dataset)
-    workers = params.cluster.num_workers
-    check(params, dataset, workers=1 if workers == "auto" else workers)
+    check(params, dataset, workers=ray_train.fewest_workers(params))
     if params.data.name == "folder":
         registry.Registry(params).check_data(package_spec(params, dataset, {}))
     inputs = {**params.pick(IDENTITY), "shards": dataset.digest}

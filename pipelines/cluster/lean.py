@@ -1,6 +1,6 @@
 """TorchTrainer with fewer helper processes, which does not retry what the user has to mend.
 
-It leaves out what a fixed group of workers without Ray Data does not use: the coordinator of
+It leaves out what a group of workers without Ray Data does not use: the coordinator of
 autoscaling, the placement group's cleaner, the dataset manager; that halves Ray Train's start-up on
 a small machine. This rests on private names of Ray 2.60; on any other version `trainer_class` gives
 the plain TorchTrainer.
@@ -12,6 +12,8 @@ from typing import Any
 import ray
 from ray.train.torch import TorchTrainer
 
+from pipelines.training.run_state import CHECKPOINTS
+
 VERSION = "2.60."
 DROPPED = {"PlacementGroupCleanerCallback", "DatasetsCallback"}
 
@@ -22,7 +24,9 @@ def trainer_class() -> type[TorchTrainer]:
 
 
 class LeanTrainer(TorchTrainer):  # type: ignore[misc,unused-ignore]
-    """A TorchTrainer of fixed size, without datasets."""
+    """A TorchTrainer without datasets; elastic where `sizes` has more than one."""
+
+    sizes: tuple[int, ...] = ()
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
@@ -30,10 +34,14 @@ class LeanTrainer(TorchTrainer):  # type: ignore[misc,unused-ignore]
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
         from pipelines.cluster.failing import OnlyUnexpected
-        from pipelines.cluster.scaling import FixedGroup
+        from pipelines.cluster.scaling import ElasticGroup, FixedGroup
 
         settings = self.run_config
         folder = Path(settings.storage_path) / settings.name
         options["failure_policy"] = OnlyUnexpected(settings.failure_config, folder)
-        options["scaling_policy"] = FixedGroup(scaling_config=self.scaling_config)
+        options["scaling_policy"] = (
+            ElasticGroup(self.scaling_config, sizes=self.sizes, checkpoints=folder / CHECKPOINTS)
+            if len(self.sizes) > 1
+            else FixedGroup(scaling_config=self.scaling_config)
+        )
         return super()._initialize_and_run_controller(**options)

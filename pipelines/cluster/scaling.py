@@ -1,8 +1,26 @@
-"""A scaling policy that asks nobody: the group has the size it was given."""
+"""How many workers a group has: as many as it was given, or as many as there is room for.
 
+Ray's own elastic policy asks an actor that reserves resources for an autoscaler. It starts a group
+of the old size while a lost node is still on the list of the living, waits a minute for it, and
+does not see nodes that were added by hand. These policies ask nobody and look for themselves.
+"""
+
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
+
+LOOK_S = 2.0  # between two looks for more room
+WAIT_S = 0.5  # between two looks while there is too little
+SETTLE_S = 10.0  # in which a group that has ended gives back its room
+ANSWER_S = 0.5  # of a node that lives
+
+Resources = Mapping[str, float]
 
 
 class FixedGroup(FixedScalingPolicy):  # type: ignore[misc,unused-ignore]
@@ -16,3 +34,111 @@ class FixedGroup(FixedScalingPolicy):  # type: ignore[misc,unused-ignore]
 
     def _cancel_resource_request(self) -> None:
         """Nothing was asked for."""
+
+
+class ElasticGroup(FixedGroup):
+    """As many workers as there is room for, in sizes that share a batch evenly.
+
+    A group that lost a worker starts again at the size that fits; one that could be larger is
+    started again when its next checkpoint is written, so that no step is lost.
+
+    Args:
+        scaling_config: of the trainer.
+        sizes: numbers of workers that may be, smallest first.
+        checkpoints: folder in which a new file tells of a checkpoint.
+    """
+
+    def __init__(self, scaling_config: Any, *, sizes: Sequence[int], checkpoints: Path) -> None:
+        super().__init__(scaling_config=scaling_config)
+        self._sizes = tuple(sizes)
+        self._checkpoints = checkpoints
+        self._size = 0
+        self._next_look = 0.0
+        self._larger = 0
+        self._newest = ""
+        self._ended: float | None = None
+
+    def make_decision_for_non_running_worker_group(self) -> Any:
+        """Start with what fits; right after an end, wait for the room that it gives back."""
+        now = time.monotonic()
+        self._ended = self._ended or now
+        nodes = living_nodes()
+        size = self._fitting([node.free for node in nodes])
+        most = min(self._size, self._fitting([node.total for node in nodes]))
+        settled = size >= most or now > self._ended + SETTLE_S
+        if not size or not settled:
+            time.sleep(WAIT_S)
+            return NoopDecision()
+        return self._resize(size)
+
+    def make_decision_for_running_worker_group(
+        self, worker_group_state: Any, worker_group_status: Any
+    ) -> Any:
+        """Grow at the next checkpoint, once there is room for more."""
+        now = time.monotonic()
+        if self._larger and _newest(self._checkpoints) != self._newest:
+            return self._resize(self._larger)
+        if now >= self._next_look and self._size < self._sizes[-1]:
+            self._next_look = now + LOOK_S
+            free = [node.free for node in living_nodes()]
+            larger = self._fitting(free, running=self._size)
+            if larger > self._size and not self._larger:
+                self._newest = _newest(self._checkpoints)
+            self._larger = larger if larger > self._size else 0
+        return NoopDecision()
+
+    def _resize(self, size: int) -> Any:
+        self._size, self._larger, self._ended = size, 0, None
+        return ResizeDecision(
+            num_workers=size,
+            resources_per_worker=self.scaling_config._resources_per_worker_not_none,
+        )
+
+    def _fitting(self, nodes: Sequence[Resources], *, running: int = 0) -> int:
+        room = running + room_for(self.scaling_config._resources_per_worker_not_none, nodes)
+        return max((size for size in self._sizes if size <= room), default=0)
+
+
+def room_for(worker: Resources, nodes: Sequence[Resources]) -> int:
+    """How many workers fit on nodes with these free resources."""
+    asked = {name: amount for name, amount in worker.items() if amount > 0}
+    return sum(
+        int(min(node.get(name, 0.0) // amount for name, amount in asked.items()))
+        for node in nodes
+        if asked
+    )
+
+
+@dataclass(frozen=True)
+class Living:
+    """A node that answers: its free resources, and all of them."""
+
+    free: Resources
+    total: Resources
+
+
+def living_nodes() -> list[Living]:
+    """The nodes that answer."""
+    import ray
+    from ray._private.state import available_resources_per_node
+
+    free = available_resources_per_node()
+    return [
+        Living(free.get(node["NodeID"], {}), node["Resources"])
+        for node in ray.nodes()
+        if node["Alive"] and _answers(node)
+    ]
+
+
+def _answers(node: Mapping[str, Any]) -> bool:
+    """Whether a node listens; one that died is on Ray's list for some more seconds."""
+    where = (node["NodeManagerAddress"], node["NodeManagerPort"])
+    try:
+        socket.create_connection(where, timeout=ANSWER_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def _newest(folder: Path) -> str:
+    return max((file.name for file in folder.glob("step-*")), default="")

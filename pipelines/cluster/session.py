@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
 
+from pipelines.cluster import head
 from pipelines.cluster.local_head import lean_head
 from pipelines.errors import ClusterError
 from pipelines.params import ClusterParams
@@ -81,14 +82,16 @@ def connect(cluster: ClusterParams, *, slots: int | None = None) -> Iterator[Res
         _probe(where)
     import ray  # reads the environment when it is imported
 
-    with _terminable() as on_term:
+    with _terminable() as on_term, head.watched() as watch:
         try:
             _start(where, on_term, slots)
+            watch.begin(ray.get_runtime_context().gcs_address)
             total = ray.cluster_resources()
             found = Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
             yield local_resources() if slots and where == "local" else found
         finally:
-            ray.shutdown()
+            if not watch.lost:
+                ray.shutdown()
 
 
 @contextmanager

@@ -2,20 +2,24 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import segcore
 from pipelines.cluster import session
-from pipelines.errors import TrainingFailedError
-from pipelines.params import Params
-from pipelines.training import failure
+from pipelines.errors import ClusterError, TrainingFailedError
+from pipelines.params import Params, Workers
+from pipelines.training import ending, failure
 from pipelines.training.run_state import Best, RunState
 from segcore.errors import SegcoreError
 
 TrainWorker = Callable[[Params, Path, Path, dict[str, Any] | None], Iterator["segcore.Epoch"]]
+
+
+class WorkerEndedError(Exception):
+    """A worker's node is taken away; for Ray, which starts the workers again."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ def run(worker: TrainWorker, params: Params, shards: Path, *, state: RunState) -
     One process is used where no more can help (`cluster.num_workers: auto`, at most one GPU): this
     one, without Ray, and an error is raised as it is. Else Ray starts workers, and again those that
     die, from the newest checkpoint, up to `cluster.max_failures` times; an error that the user can
-    mend is raised here as it was there, without another try.
+    mend is raised here as it was there, without another try. Where `cluster.num_workers` is a
+    range, the group has the size that there is room for, and grows when nodes are added.
 
     Args:
         worker: the same code in every worker; knows nothing of Ray.
@@ -50,16 +55,17 @@ def run(worker: TrainWorker, params: Params, shards: Path, *, state: RunState) -
         state: of the run, in a folder that every node sees.
 
     Raises:
-        ClusterError: more workers than the cluster has processors or GPUs.
+        ClusterError: more workers than the cluster has processors or GPUs, or the cluster is lost.
         TrainingFailedError: workers failed more often than allowed.
         SegcoreError: of a worker.
     """
     failure.clear(state.folder)
     job = Job(worker, params, shards, state)
     with ExitStack() as stack:
-        workers, resources = _plan(params, stack)
-        if workers:
-            _fit(job, workers, use_gpu=resources.gpus > 0)
+        sizes, resources = _plan(params, stack)
+        stack.enter_context(ending.checkpoint_first(state.folder))
+        if sizes:
+            _fit(job, sizes, use_gpu=resources.gpus > 0)
         else:
             _alone(job)
     return state.best()
@@ -67,32 +73,65 @@ def run(worker: TrainWorker, params: Params, shards: Path, *, state: RunState) -
 
 def _alone(job: Job) -> None:
     """Train in this process, where Ray, which takes seconds to import, has nothing to do."""
-    for epoch in job.worker(job.params, job.shards, job.state.folder, job.state.resume()):
-        job.state.keep(epoch, epoch.state())
+    with job.state.claim():
+        for epoch in job.worker(job.params, job.shards, job.state.folder, job.state.resume()):
+            job.state.keep(epoch, epoch.state())
 
 
-def _plan(params: Params, stack: ExitStack) -> tuple[int, session.Resources]:
-    """Number of workers (0: this process) and the cluster, which is entered if it is needed."""
+def fewest_workers(params: Params) -> int:
+    """The smallest group of workers that params allow; 1 for auto.
+
+    Raises:
+        OptionError: no size of `cluster.num_workers` shares `train.batch_size` evenly.
+    """
+    wanted = params.cluster.num_workers
+    return 1 if wanted == "auto" else _sizes(wanted, params)[0]
+
+
+def _sizes(wanted: int | Workers, params: Params) -> tuple[int, ...]:
+    """The sizes that a group of workers may have, smallest first."""
+    return (wanted,) if isinstance(wanted, int) else wanted.sizes(params.train.batch_size)
+
+
+def _plan(params: Params, stack: ExitStack) -> tuple[tuple[int, ...], session.Resources]:
+    """Sizes that the group may have (none: this process), and the cluster, entered if needed."""
     wanted = params.cluster.num_workers
     resources = session.local_resources()
-    if session.address(params.cluster) == "local":
-        workers = resources.gpus if wanted == "auto" else wanted
-        if wanted == "auto" and workers <= 1:
-            return 0, resources
-        session.check_room(workers, params.cluster, resources)
-        return workers, stack.enter_context(session.connect(params.cluster))
-    total = stack.enter_context(session.connect(params.cluster))
-    workers = total.gpus if wanted == "auto" else wanted
-    if wanted == "auto" and workers <= resources.gpus <= 1:
-        return 0, resources
-    session.check_room(workers, params.cluster, total)
-    return workers, total
+    local = session.address(params.cluster) == "local"
+    total = resources if local else stack.enter_context(session.connect(params.cluster))
+    if wanted == "auto" and total.gpus <= (1 if local else min(resources.gpus, 1)):
+        return (), resources
+    sizes = _sizes(total.gpus if wanted == "auto" else wanted, params)
+    session.check_room(sizes[0], params.cluster, total)
+    return sizes, stack.enter_context(session.connect(params.cluster)) if local else total
 
 
-def _fit(job: Job, workers: int, *, use_gpu: bool) -> None:
+def _fit(job: Job, sizes: tuple[int, ...], *, use_gpu: bool) -> None:
+    from ray.exceptions import RayError
+    from ray.train import TrainingFailedError as RayTrainingError
+
+    settings = job.params.cluster
+    try:
+        _trainer(job, sizes, use_gpu=use_gpu).fit()
+    except RayTrainingError as error:
+        if (known := failure.read(job.state.folder)) is not None:
+            raise known from error
+        raise TrainingFailedError(
+            f"training failed more than cluster.max_failures {settings.max_failures} times: "
+            f"{_cause(error)}. The newest checkpoint is in {job.state.folder}; the same command "
+            "goes on from there"
+        ) from error
+    except RayError as error:
+        raise ClusterError(
+            f"Ray lost the process that controls training ({str(error).splitlines()[0]}): the "
+            f"newest checkpoint is in {job.state.folder}; the same command goes on from there"
+        ) from error
+
+
+def _trainer(job: Job, sizes: tuple[int, ...], *, use_gpu: bool) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train import TrainingFailedError as RayError
 
+    from pipelines.cluster.backend import NodeTorchConfig
     from pipelines.cluster.lean import trainer_class
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)
@@ -100,8 +139,9 @@ def _fit(job: Job, workers: int, *, use_gpu: bool) -> None:
     trainer = trainer_class()(
         _work,
         train_loop_config={"job": job},
+        torch_config=NodeTorchConfig(),
         scaling_config=ScalingConfig(
-            num_workers=workers,
+            num_workers=sizes[0] if len(sizes) == 1 else (sizes[0], sizes[-1]),
             use_gpu=use_gpu,
             resources_per_worker={"CPU": settings.cpus_per_worker, "GPU": int(use_gpu)},
         ),
@@ -112,16 +152,8 @@ def _fit(job: Job, workers: int, *, use_gpu: bool) -> None:
             failure_config=FailureConfig(max_failures=settings.max_failures),
         ),
     )
-    try:
-        trainer.fit()
-    except RayError as error:
-        if (known := failure.read(job.state.folder)) is not None:
-            raise known from error
-        raise TrainingFailedError(
-            f"training failed more than cluster.max_failures {settings.max_failures} times: "
-            f"{_cause(error)}. The newest checkpoint is in {job.state.folder}; the same command "
-            "goes on from there"
-        ) from error
+    trainer.sizes = sizes
+    return trainer
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -141,18 +173,24 @@ def _train(job: Job) -> None:
     import ray.train
     from ray.train import Checkpoint, CheckpointUploadMode
 
+    from segcore.engine.distributed import gather
+
     rank = ray.train.get_context().get_world_rank()
-    for epoch in job.worker(job.params, job.shards, job.state.folder, job.state.resume()):
-        state = epoch.state()
-        kept = None
-        if rank == 0:
-            job.state.keep(epoch, state)
-            kept = Checkpoint.from_directory(job.state.checkpoints.folder)
-        ray.train.report(
-            {"epoch": epoch.number, "step": epoch.step, **epoch.metrics},
-            checkpoint=kept,
-            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-        )
+    last = True
+    with job.state.claim() if rank == 0 else nullcontext():
+        gather(None)  # nobody looks for the newest checkpoint while an earlier writer lives
+        for epoch in job.worker(job.params, job.shards, job.state.folder, job.state.resume()):
+            state, kept, last = epoch.state(), None, epoch.last
+            if rank == 0:
+                job.state.keep(epoch, state)
+                kept = Checkpoint.from_directory(job.state.checkpoints.folder)
+            ray.train.report(
+                {"epoch": epoch.number, "step": epoch.step, **epoch.metrics},
+                checkpoint=kept,
+                checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+            )
+    if not last and not ending.of_driver(job.state.folder):
+        raise WorkerEndedError("a worker was told to end (SIGTERM); its checkpoint is written")
 
 
 def _cause(error: BaseException) -> str:

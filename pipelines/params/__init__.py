@@ -8,6 +8,7 @@ from pipelines.params.inference import (
 )
 from pipelines.params.schema import AugmentParams, ClusterParams, Params, TrackingParams
 from pipelines.params.section import Section
+from pipelines.params.workers import Workers
 
 __all__ = [
     "AugmentParams",
@@ -19,4 +20,5 @@ __all__ = [
     "PromoteParams",
     "Section",
     "TrackingParams",
+    "Workers",
 ]

@@ -17,6 +17,7 @@ from pipelines.params.inference import EvaluateParams, PredictParams
 from pipelines.params.options import drop_unset
 from pipelines.params.section import Fraction, Names, PlannedSection, Range, Section, Size
 from pipelines.params.space import Around, Distribution, Drawn
+from pipelines.params.workers import Workers
 from segcore.datasets import list_datasets
 from segcore.errors import OptionError, unknown_name
 
@@ -148,7 +149,7 @@ class TuneParams(PlannedSection):
 
 
 class ClusterParams(Section):
-    num_workers: Annotated[int, Field(ge=1)] | Literal["auto"]
+    num_workers: Annotated[int, Field(ge=1)] | Literal["auto"] | Workers
     cpus_per_worker: int = Field(ge=1)
     address: str = Field(description="local, auto, or the address of a head node")
     max_failures: int = Field(ge=0)

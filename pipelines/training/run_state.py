@@ -4,25 +4,31 @@ Rank 0 writes; the driver, which may be another process, follows `events.jsonl` 
 `progress.json`. So only the driver speaks to MLflow and to the terminal.
 """
 
+import fcntl
 import json
 import math
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import segcore
 from pipelines.errors import TrainingFailedError
 from pipelines.storage import append_line, read_lines, write_atomic
 
 EVENTS = "events.jsonl"
+CHECKPOINTS = "checkpoints"
 PROGRESS = "progress.json"
 EPOCH = "epoch"
 RUN = "run.json"
+WRITER = "writer.lock"
 PROGRESS_S = 0.25
+CLAIM_S = 90.0
+CLAIM_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,28 @@ class RunState:
         self.sign = 1.0 if mode == "max" else -1.0
         self.keep_last = keep_last
         self._highest: float | None = None
-        self.checkpoints = segcore.CheckpointStore(folder / "checkpoints", keep=2)
+        self.checkpoints = segcore.CheckpointStore(folder / CHECKPOINTS, keep=2)
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Be the only process that writes to the run, once an earlier one has gone.
+
+        A driver that was killed leaves workers behind, for seconds; a stage whose DVC was killed
+        still writes its last checkpoint. The lock ends with the process that holds it.
+
+        Raises:
+            TrainingFailedError: another process holds the run for longer than CLAIM_S.
+        """
+        with (self.folder / WRITER).open("wb") as file:
+            end = time.monotonic() + CLAIM_S
+            while not _locks(file):
+                if time.monotonic() > end:
+                    raise TrainingFailedError(
+                        f"another process trains in {self.folder} (it has been waited for "
+                        f"{CLAIM_S:g} s): stop it, or wait until it ends, and run again"
+                    )
+                time.sleep(CLAIM_POLL_S)
+            yield
 
     def resume(self) -> dict[str, Any] | None:
         """The newest complete checkpoint; None at a fresh start."""
@@ -136,6 +163,17 @@ class RunState:
     def _score(self, metrics: Mapping[str, float]) -> float:
         score = self.sign * metrics.get(self.metric, math.nan)
         return score if score == score else -math.inf
+
+
+def _locks(file: IO[bytes]) -> bool:
+    """Whether this process now holds the lock of a file; true where there are no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 class ProgressLoader:

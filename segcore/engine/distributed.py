@@ -40,6 +40,15 @@ def from_rank_zero(value: float, device: torch.device) -> float:
     return float(tensor)
 
 
+def any_rank(value: bool, device: torch.device) -> bool:
+    """Whether it is true on any rank. A collective call."""
+    if world_size() == 1:
+        return value
+    tensor = torch.tensor(int(value), device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return bool(tensor)
+
+
 def default_device() -> torch.device:
     """This process's accelerator if there is one, else the CPU."""
     if not torch.cuda.is_available():

@@ -1,6 +1,6 @@
 """fit: the one training loop, a generator of epochs that knows nothing of the task."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,6 +104,7 @@ def fit(
     device: torch.device | str | None = None,
     seed: int = 0,
     resume: Mapping[str, Any] | None = None,
+    ending: Callable[[], bool] | None = None,
 ) -> Iterator[Epoch]:
     """Train a model; the caller decides what a report means.
 
@@ -135,6 +136,8 @@ def fit(
         device: None: the accelerator if there is one.
         seed: of everything random.
         resume: what `Epoch.state()` gave.
+        ending: asked after steps; where it says yes on any rank, all report the same step, from
+            which `resume` goes on, and the generator ends. All ranks give one, or none does.
 
     Returns:
         A generator of reports. Options are checked now, work begins with the first `next`.
@@ -166,7 +169,7 @@ def fit(
     place = _device(device)
     check_steps(task.steps())
     _check_loaders(train_loader, val_loader)
-    run = Run(task, model, train_loader, val_loader, options=options, device=place)
+    run = Run(task, model, train_loader, val_loader, options=options, device=place, ending=ending)
     if resume is not None:
         check_resume(resume, options=options, steps_per_epoch=run.steps_per_epoch)
     return _reports(run, resume)

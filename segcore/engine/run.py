@@ -1,7 +1,7 @@
 """A run of the loop: position, clock, what is stored of it."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from segcore.engine import rng
 from segcore.engine.batches import image_count, open_epoch, take, to_device
 from segcore.engine.distributed import (
+    any_rank,
     broadcast_tensors,
     distribute,
     from_rank_zero,
@@ -27,6 +28,7 @@ from segcore.engine.validate import validate
 from segcore.tasks.base import Batch, Task
 
 CHECK_STEPS = 50
+ASK_STEPS = 10  # of several ranks on accelerators, which wait for each other to agree
 
 
 class Run:
@@ -44,6 +46,7 @@ class Run:
         *,
         options: FitOptions,
         device: torch.device,
+        ending: Callable[[], bool] | None = None,
     ) -> None:
         self.task = task
         self.model = model
@@ -51,6 +54,7 @@ class Run:
         self.val_loader = val_loader
         self.options = options
         self.device = device
+        self.ending = ending
         self.steps_per_epoch = -(-len(train_loader) // options.accumulate)
         self.epoch = self.offset = self.step = 0
         self.elapsed_s = 0.0
@@ -103,10 +107,22 @@ class Run:
             while self.offset < self.steps_per_epoch and not cut:
                 self._advance(batches)
                 cut = self.options.max_minutes is not None and self.finished()
+                if not cut and self._asked():
+                    yield from self._suspended(self._report())
+                    return
                 within = self.offset < self.steps_per_epoch and not cut
                 if within and every is not None and self.step % every == 0:
                     yield from self._suspended(self._report())
             yield from self._suspended(self._complete())
+
+    def _asked(self) -> bool:
+        """Whether the caller on any rank wants the run to end here. A collective call."""
+        if self.ending is None:
+            return False
+        waits = self.device.type != "cpu" and world_size() > 1
+        if waits and self.step % ASK_STEPS:
+            return False
+        return any_rank(self.ending(), self.device)
 
     def _advance(self, batches: Iterator[Batch]) -> None:
         """One optimiser batch."""

@@ -112,7 +112,7 @@ def _counted(tp: Integers, iou: Floats, fp: Integers, fn: Integers) -> dict[str,
     }
 
 
-def _pixels(truth: Integers, found: Integers, shared: Integers) -> dict[str, Integers]:
+def _pixels(truth: Integers, found: Integers, shared: Integers) -> dict[str, NDArray[Any]]:
     """Of the record, from the categories of the segments and the pixels that they share.
 
     Shape:

@@ -67,6 +67,23 @@ def test_resume_from_any_report_is_bit_equal(options: dict[str, Any], tmp_path: 
     resumes_exactly(lambda state: start_toy(state, report_steps=1, **options), tmp_path)
 
 
+@pytest.mark.parametrize("step", [1, 5, 7])  # of 10; at 5 an epoch ends
+def test_an_end_that_is_asked_for_reports_that_step_and_resumes_exactly(step: int) -> None:
+    calls = 0
+
+    def ending() -> bool:
+        nonlocal calls
+        calls += 1
+        return calls == step
+
+    options = {"ema_decay": 0.9, "report_steps": 4}
+    *_, straight = [epoch.weights() for epoch in start_toy(**options)]
+    report, state = [(epoch, epoch.state()) for epoch in start_toy(**options, ending=ending)][-1]
+    assert (report.step, report.complete, report.last) == (step, False, False)
+    *_, resumed = [epoch.weights() for epoch in start_toy(state, **options)]
+    assert equal(resumed, straight)
+
+
 class Noisy(Dataset[dict[str, Any]]):
     """A dataset in the usual style: what it draws at random comes from torch's global generator."""
 

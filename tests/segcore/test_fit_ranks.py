@@ -56,6 +56,11 @@ def test_every_rank_hears_of_one_ranks_loss_that_is_not_finite(two_ranks: Seen) 
         assert "is not finite by step 5" in rank["error"]
 
 
+def test_all_ranks_end_at_the_step_where_one_is_asked_to(two_ranks: Seen) -> None:
+    for rank in two_ranks:
+        assert rank["ended"] == [3, 4]
+
+
 def test_state_of_two_ranks_resumes_in_one_process(two_ranks: Seen) -> None:
     state = two_ranks[0]["tiles"][1]["state"]
     alone = fit_ranks.watch(fit_ranks.start_tiles(0, 1, state))[-1]

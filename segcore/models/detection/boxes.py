@@ -96,7 +96,7 @@ def clip_gradient(x: Tensor, limit: float) -> Tensor:
     if not x.requires_grad:
         return x
     x = x.view_as(x)
-    x.register_hook(lambda gradient: gradient.clamp(-limit, limit))
+    x.register_hook(lambda gradient: gradient.clamp(-limit, limit))  # type: ignore[no-untyped-call]
     return x
 
 

@@ -1,0 +1,95 @@
+"""An end that is asked for: SIGTERM brings a checkpoint of the step at hand, then the end.
+
+It may reach the driver, whose workers are other processes and hear of it through a file in the
+run's folder, or a worker, whose node is about to be taken away.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+FILE = "end_asked"
+GRACE_S = 20.0  # for the step at hand and its checkpoint; clouds give 30 s and more
+LOOK_S = 0.2
+
+_heard = threading.Event()
+
+
+class Asked:
+    """Tells `segcore.fit` whether an end was asked for, of this process or of the driver.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._next = 0.0
+
+    def __call__(self) -> bool:
+        if _heard.is_set():
+            return True
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + LOOK_S
+        return of_driver(self._folder)
+
+
+def of_driver(folder: Path) -> bool:
+    """Whether the driver of a run was asked to end."""
+    return (folder / FILE).exists()
+
+
+def listen() -> None:
+    """In the main thread of a worker: SIGTERM asks for an end and no more."""
+    signal.signal(signal.SIGTERM, lambda signum, frame: _heard.set())
+
+
+@contextmanager
+def checkpoint_first(folder: Path) -> Iterator[None]:
+    """For the length of a block, let SIGTERM end it only after a checkpoint.
+
+    The first one asks the run in `folder` to end after its step; the block is left as soon as it
+    has. A second one, or GRACE_S, does at once what SIGTERM did before the block.
+
+    Args:
+        folder: of the run, which follows `Asked(folder)`.
+
+    Raises:
+        SystemExit: an end was asked for.
+    """
+    _heard.clear()
+    (folder / FILE).unlink(missing_ok=True)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if callable(before):
+            before(signal.SIGTERM, frame)
+        raise SystemExit(128 + signal.SIGTERM)
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        if _heard.is_set():
+            end(signum, frame)
+        _heard.set()
+        (folder / FILE).touch()
+        signal.setitimer(signal.ITIMER_REAL, GRACE_S)
+
+    alarm = signal.signal(signal.SIGALRM, end)
+    signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+        if _heard.is_set():
+            end(signal.SIGTERM, None)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, alarm)
+        signal.signal(signal.SIGTERM, before)
