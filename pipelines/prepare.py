@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipelines import stage
 from pipelines.params import Params
-from pipelines.sources import create_dataset, shards_folder, show_progress
+from pipelines.sources import create_dataset, shards_folder, shards_place, show_progress
 
 if TYPE_CHECKING:
     from segcore.data.prepare import Validation
@@ -55,6 +55,7 @@ def prepare(params: Params, *, check_only: bool = False) -> None:
                 image_encoding=params.data.image_encoding,
                 rows_per_shard=params.data.rows_per_shard,
                 progress=progress,
+                root=shards_place(params),
             )
     print(f"prepare: {summary(validation)}{'' if check_only else f' in {path}'}")
 
