@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 from pipelines import stage
 from pipelines.params import Params
-from pipelines.sources import create_dataset, raw_folder, shards_folder, show_progress
+from pipelines.sources import (
+    create_dataset,
+    raw_folder,
+    shards_folder,
+    shards_place,
+    show_progress,
+)
 
 if TYPE_CHECKING:
     from segcore.data.prepare import Validation
@@ -57,6 +63,7 @@ def prepare(params: Params, *, check_only: bool = False) -> None:
                 rows_per_shard=params.data.rows_per_shard,
                 progress=progress,
                 origin=read_origin(raw_folder(params)),
+                root=shards_place(params),
             )
     print(f"prepare: {summary(validation)}{'' if check_only else f' in {path}'}")
 

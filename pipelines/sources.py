@@ -4,12 +4,18 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.params import Params
 from pipelines.progress import Advance, progress
+from pipelines.storage import absolute
 from segcore import datasets
+from segcore.data.address import is_remote
 from segcore.datasets import Dataset, DataSource
 from segcore.datasets.base import Progress
+
+if TYPE_CHECKING:
+    from segcore.data.place import Place
 
 RAW = Path("data/raw")
 SHARDS = Path("data/shards")
@@ -26,6 +32,16 @@ def raw_folder(params: Params) -> Path:
 def shards_folder(params: Params) -> Path:
     """Where `prepare` puts its shards."""
     return SHARDS / params.data.name
+
+
+def shards_place(params: Params) -> "Place | None":
+    """Where shards lie if not in `shards_folder`: below `data.root`, for every node to read."""
+    from segcore.data.place import Place
+
+    if not is_remote(params.data.root) and absolute(params.data.root) == absolute(SHARDS.parent):
+        return None
+    root = params.data.root if is_remote(params.data.root) else str(absolute(params.data.root))
+    return Place(root) / f"shards/{params.data.name}"
 
 
 def create_source(params: Params) -> DataSource:

@@ -58,7 +58,8 @@ def explain(fault: Any, model: type[BaseModel]) -> str:
         return str(unknown_key(key, _fields(model, place[:-1])))
     if fault["type"] == "missing":
         return f"missing key {key}: add it, or restore params.yaml from git"
-    given = f"is {fault['input']!r}: " if not isinstance(fault["input"], dict) else ""
+    secret = isinstance(fault["input"], dict) or "@" in str(fault["input"])  # credentials, perhaps
+    given = "" if secret else f"is {fault['input']!r}: "
     message = fault["msg"][:1].lower() + fault["msg"][1:]
     near = ""
     if fault["type"] == "literal_error":

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from pipelines.params.file import explain, read_yaml, unknown_key
 from pipelines.params.inference import EvaluateParams, PredictParams
 from pipelines.params.options import drop_unset
-from pipelines.params.section import Fraction, Names, PlannedSection, Range, Section, Size
+from pipelines.params.section import Address, Fraction, Names, PlannedSection, Range, Section, Size
 from pipelines.params.space import Around, Distribution, Drawn
 from pipelines.params.workers import Workers
 from segcore.datasets import list_datasets
@@ -52,6 +52,9 @@ class DataParams(Section):
     image_encoding: Literal["keep", "png", "jpeg", "raw"] = Field(description="of stored images")
     rows_per_shard: int = Field(ge=1)
     max_rejected: int = Field(ge=0, description="bad inputs tolerated before prepare fails")
+    root: Address = Field(
+        description="where shards go: data, a mounted share, or s3://bucket/prefix"
+    )
     task: Annotated[str | None, AfterValidator(known_task)] = Field(
         description="kind of task that is trained; null: the model's, else the first with labels"
     )
@@ -153,7 +156,9 @@ class ClusterParams(Section):
     cpus_per_worker: int = Field(ge=1)
     address: str = Field(description="local, auto, or the address of a head node")
     max_failures: int = Field(ge=0)
-    storage: str = Field(description="folder of checkpoints; shared by the nodes")
+    storage: Address = Field(
+        description="of checkpoints and searches: a folder that all nodes see, or s3://bucket/prefix"
+    )
 
 
 class TrackingParams(Section):

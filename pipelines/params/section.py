@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -10,6 +11,8 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     field_validator,
 )
+
+from segcore.data.address import check_address
 
 AUTO = "auto"
 
@@ -22,6 +25,7 @@ Size = Annotated[
     tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]],
     BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
 ]
+Address = Annotated[str, AfterValidator(lambda value: check_address(value, "this"))]
 Range = Annotated[
     tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]],
     BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),

@@ -3,7 +3,6 @@
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -72,10 +71,18 @@ def encode_points(rows: Iterable[Sequence[ClassShape]]) -> bytes:
     return buffer.getvalue()
 
 
-def read_points(path: Path) -> ClassPoints:
-    """Read what `encode_points` wrote; no entries where there is no such file."""
+def read_points(content: bytes) -> ClassPoints:
+    """Inverse of `encode_points`."""
     # Not read_table, which imports pandas.
-    table = pq.ParquetFile(path).read() if path.is_file() else _SCHEMA.empty_table()
+    return _from_table(pq.ParquetFile(pa.BufferReader(content)).read())
+
+
+def no_points() -> ClassPoints:
+    """Of shards that were written without them."""
+    return _from_table(_SCHEMA.empty_table())
+
+
+def _from_table(table: pa.Table) -> ClassPoints:
     ys, xs = (table.column(name).combine_chunks() for name in ("ys", "xs"))
     return ClassPoints(
         row=table.column("row").to_numpy(),

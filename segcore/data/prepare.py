@@ -14,6 +14,7 @@ from segcore.data.class_points import CLASS_POINTS, encode_points
 from segcore.data.codec import ENCODINGS
 from segcore.data.encode import Encoding
 from segcore.data.inspection import Fault, Inspection, inspect_sample
+from segcore.data.place import Place
 from segcore.data.pool import SAMPLES_PER_WORKER, count_workers, worker_pool
 from segcore.data.sample import SPLITS, DatasetInfo, Sample
 from segcore.data.shard_writer import write_shards
@@ -204,12 +205,14 @@ def write(
     workers: int | None = None,
     progress: Progress = silent,
     origin: Mapping[str, str] | None = None,
+    root: Place | None = None,
 ) -> None:
     """Write the samples without faults as shards, and `rejected.csv` beside them.
 
     Args:
         validation: of the dataset; the others as in `prepare`.
         origin: of the raw files (`datasets.origin.read_origin`), kept with the shards.
+        root: where the shards go instead, under their digest; `path` then says where.
 
     Raises:
         OptionError: image_encoding is not known or rows_per_shard not positive.
@@ -236,7 +239,7 @@ def write(
         write_shards(
             Path(path), meta, splits=splits, encode=encoding.row, rows_per_shard=rows_per_shard,
             pool=pool, done=done, indices={CLASS_POINTS: encode_points(shapes)},
-            extra={REJECTED: validation.csv()},
+            extra={REJECTED: validation.csv()}, root=root,
         )  # fmt: skip
 
 

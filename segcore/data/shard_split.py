@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from segcore.data.codec import Pixels, decode_image, decode_mask
+from segcore.data.place import Place, away
 from segcore.data.shard_format import Row
 from segcore.errors import DataError
 
@@ -28,8 +29,11 @@ class ShardSplit:
     may read at once.
     """
 
-    def __init__(self, path: Path, files: Sequence[Mapping[str, Any]], channels: int) -> None:
-        self._paths = [path / file["path"] for file in files]
+    def __init__(
+        self, path: Path | Place, files: Sequence[Mapping[str, Any]], channels: int
+    ) -> None:
+        self._place = path if isinstance(path, Place) else Place(path)
+        self._names = [str(file["path"]) for file in files]
         self._starts = [0, *accumulate(int(file["rows"]) for file in files)]
         self._channels = channels
         self._forget()
@@ -86,7 +90,8 @@ class ShardSplit:
             mask = decode_mask(label["bytes"]) if label and label["bytes"] is not None else None
         except DataError as error:
             name = table.column("id")[offset].as_py()
-            raise DataError(f"sample {name} of {self._paths[0].parent}: {error}") from error
+            split = self._place / self._names[0].partition("/")[0]
+            raise DataError(f"sample {name} of {split}: {error}") from error
         return image, mask
 
     def _row(self, index: int) -> tuple[pa.Table, int]:
@@ -98,9 +103,9 @@ class ShardSplit:
 
     def _column(self, name: str) -> list[Any]:
         values: list[Any] = []
-        for part in range(len(self._paths)):
+        for part in range(len(self._names)):
             file, _ = self._file(part)
-            with named(self._paths[part]):
+            with named(self._place / self._names[part]):
                 values += file.read(columns=[name], use_threads=False).column(name).to_pylist()
         return values
 
@@ -108,9 +113,9 @@ class ShardSplit:
         if self._process != os.getpid():
             self._forget()
         if part not in self._open:
-            path = self._paths[part]
+            path = self._place / self._names[part]
             with named(path):
-                file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+                file = self._place.parquet(self._names[part])
             groups = range(file.metadata.num_row_groups)
             starts = [0, *accumulate(file.metadata.row_group(g).num_rows for g in groups)]
             expected = self._starts[part + 1] - self._starts[part]
@@ -127,7 +132,7 @@ class ShardSplit:
             group = bisect_right(starts, row) - 1
             key = (part, group)
             if key not in self._groups:
-                with named(self._paths[part]):
+                with named(self._place / self._names[part]):
                     self._groups[key] = file.read_row_group(group, use_threads=False)
                 self._bytes += self._groups[key].nbytes
             self._groups.move_to_end(key)
@@ -137,14 +142,18 @@ class ShardSplit:
 
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
+def named(path: Path | Place) -> Iterator[None]:
     """Turn what pyarrow raises on a bad file into a DataError with its name."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
+        if "AWS Error" in str(error) and not isinstance(error, FileNotFoundError):
+            raise away(str(path), error) from error
         raise corrupt(path, str(error).splitlines()[0]) from error
 
 
-def corrupt(path: Path, why: str) -> DataError:
+def corrupt(path: Path | Place, why: str) -> DataError:
     """What to raise on a file that is not what the manifest says."""
-    return DataError(f"corrupt shard {path}: {why}. Run the prepare stage again")
+    return DataError(
+        f"corrupt shard {path}: {why}. Run the prepare stage again (dvc repro --force prepare)"
+    )

@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from segcore.data.atomic import disk_errors, new_folder
+from segcore.data.place import Place
 from segcore.data.pool import WorkerPool, check_stop
+from segcore.data.published import publish
 from segcore.data.sample import SPLITS
 from segcore.data.shard_format import FORMAT, MANIFEST, ROW_GROUP, Row, ShardMeta, split_schema
 from segcore.errors import OptionError
@@ -43,6 +45,7 @@ def write_shards(
     done: Done = lambda rows: None,
     indices: Mapping[str, bytes] | None = None,
     extra: Mapping[str, bytes] | None = None,
+    root: Place | None = None,
 ) -> None:
     """Write a dataset's shards and their manifest in place of whatever is at `path`.
 
@@ -58,6 +61,8 @@ def write_shards(
         done: told after each file how many rows it has.
         indices: files made from the rows, by name; in the manifest, of no split.
         extra: further files of the folder, by name; not in the manifest.
+        root: where the files go, under the dataset's digest; `path` then has the manifest and
+            says where. None: everything is in `path`.
 
     Raises:
         OptionError: rows_per_shard is not positive, or a split has an unknown name.
@@ -81,6 +86,8 @@ def write_shards(
             "indices": [_hashed(folder / name, folder) for name in sorted(indices or {})],
         }
         _write_manifest(folder, manifest)
+        if root is not None:
+            publish(folder, root)
 
 
 def _plan(

@@ -8,7 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from segcore.data.class_points import CLASS_POINTS, ClassPoints, read_points
+from segcore.data.class_points import CLASS_POINTS, ClassPoints, no_points, read_points
+from segcore.data.place import Place
+from segcore.data.published import published
 from segcore.data.sample import SPLITS, DatasetInfo
 from segcore.data.shard_format import FORMAT, MANIFEST, SCHEMA, PixelCounts, Row, ShardMeta
 from segcore.data.shard_split import ShardSplit, corrupt, named
@@ -35,10 +37,12 @@ class ShardedDataset:
     Args:
         path: folder with `manifest.json`.
         manifest: its bytes.
+        place: where the files are that it lists; None: in the same folder.
     """
 
-    def __init__(self, path: Path, manifest: bytes) -> None:
+    def __init__(self, path: Path, manifest: bytes, place: Place | None = None) -> None:
         self.path = path
+        self.place = place or Place(path)
         self.digest = hashlib.sha256(manifest).hexdigest()
         try:
             content = json.loads(manifest)
@@ -130,9 +134,10 @@ class ShardedDataset:
         Raises:
             DataError: the file is corrupt.
         """
-        path = self.path / CLASS_POINTS
-        with named(path):
-            return read_points(path)
+        if all(index["path"] != CLASS_POINTS for index in self.indices):
+            return no_points()
+        with named(self.place / CLASS_POINTS):
+            return read_points(self.place.read(CLASS_POINTS))
 
     def split(self, name: str) -> ShardSplit:
         """The rows of one split; empty if the dataset has none of them.
@@ -143,29 +148,35 @@ class ShardedDataset:
         if name not in SPLITS:
             raise unknown_name("split", name, SPLITS)
         files = [file for file in self.files if file["path"].startswith(f"{name}/")]
-        return ShardSplit(self.path, files, self.in_channels)
+        return ShardSplit(self.place, files, self.in_channels)
 
 
 def open_shards(path: str | Path) -> ShardedDataset:
     """Open a dataset's shards; checks that every file of the manifest is there at its size.
 
+    Args:
+        path: folder of the shards, or of the manifest of shards that lie elsewhere (`published`),
+            or s3://bucket/prefix of them.
+
     Raises:
         DataError: no manifest, or a file is missing or has another size.
     """
-    path = Path(path)
+    folder = Place(path)
     try:
-        manifest = (path / MANIFEST).read_bytes()
+        manifest = folder.read(MANIFEST)
     except OSError as error:
         raise DataError(
             f"no shards in {path} ({MANIFEST} is missing): run the prepare stage"
         ) from error
-    dataset = ShardedDataset(path, manifest)
+    place = published(folder)
+    dataset = ShardedDataset(Path(path), manifest, place)
+    found = place.sizes()
     for file in (*dataset.files, *dataset.indices):
-        shard = path / file["path"]
-        if not shard.is_file():
-            raise corrupt(shard, "the file is missing")
-        if shard.stat().st_size != file["bytes"]:
-            raise corrupt(shard, f"{shard.stat().st_size} bytes, expected {file['bytes']}")
+        name = file["path"]
+        if name not in found:
+            raise corrupt(place / name, "the file is missing")
+        if found[name] != file["bytes"]:
+            raise corrupt(place / name, f"{found[name]} bytes, expected {file['bytes']}")
     return dataset
 
 
@@ -177,9 +188,8 @@ def verify_shards(path: str | Path) -> ShardedDataset:
     """
     dataset = open_shards(path)
     for file in (*dataset.files, *dataset.indices):
-        shard = dataset.path / file["path"]
-        with shard.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = dataset.place.sha256(file["path"])
         if digest != file["sha256"]:
+            shard = dataset.place / file["path"]
             raise corrupt(shard, f"sha256 {digest}, expected {file['sha256']}")
     return dataset
