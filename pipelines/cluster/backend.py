@@ -56,5 +56,5 @@ def interface_of(address: str) -> str:
         for entry in entries:
             known = entry.family in (socket.AF_INET, socket.AF_INET6)
             if known and entry.address.partition("%")[0] == address:
-                return name
+                return str(name)
     return ""
