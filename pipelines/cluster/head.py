@@ -5,7 +5,6 @@ past every `except` and `finally`.
 """
 
 import atexit
-import os
 import signal
 import socket
 import threading
@@ -47,6 +46,13 @@ class Watch:
             )
             watcher.start()
 
+    def error(self) -> ClusterError:
+        """What to say of a head that is gone."""
+        return ClusterError(
+            f"the head of the Ray cluster at {self.address} is gone: start it again; the same "
+            "command goes on from the newest checkpoint"
+        )
+
     def end(self) -> None:
         """Look no more."""
         self._ending.set()
@@ -85,22 +91,23 @@ def watched() -> Iterator[Watch]:
     watch = Watch(threading.get_ident())
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise SystemExit(1)  # what Ray makes of any exception that it waits through
+        raise watch.error()
 
     before = signal.signal(SIGNAL, interrupt)
     try:
         yield watch
+    except GeneratorExit:
+        raise  # of a block in a generator whose consumer was interrupted
     except BaseException as error:
-        if not watch.lost:
-            raise
-        _forget_ray()
-        raise ClusterError(
-            f"the head of the Ray cluster at {watch.address} is gone: start it again; the same "
-            "command goes on from the newest checkpoint"
-        ) from error
+        # Ray makes an exit with code 1 of whatever is raised while it waits.
+        if watch.lost:
+            raise watch.error() from error
+        raise
     finally:
         watch.end()
         signal.signal(SIGNAL, before)
+        if watch.lost:
+            _forget_ray()
 
 
 def _forget_ray() -> None:
@@ -110,5 +117,4 @@ def _forget_ray() -> None:
     atexit.unregister(worker.shutdown)
     node = worker._global_node
     if node is not None and node.is_head():
-        os.environ.pop("RAY_ADDRESS", None)
         node.kill_all_processes(check_alive=False, allow_graceful=False)
