@@ -24,17 +24,31 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def install_server(folder: Path) -> Path:
+    """The program of moto's S3 server, in an environment of its own.
+
+    It asks for an older python-dateutil than matplotlib does, so it is in no extra of ours.
+    """
+    uv = str(Path(sys.executable).with_name("uv"))
+    for arguments in (
+        ["venv", "--python", sys.executable, str(folder)],
+        ["pip", "install", "--python", str(folder / "bin" / "python"), "moto[server]>=5"],
+    ):
+        done = subprocess.run([uv, "--quiet", *arguments], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"moto's server cannot be installed: {done.stderr.strip()[-200:]}")
+    return folder / "bin" / "moto_server"
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of an S3 server with one bucket; a process of its own, stopped by its id."""
-    pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    program = install_server(tmp_path_factory.mktemp("moto"))
     address = f"http://127.0.0.1:{free_port()}"
     log = tmp_path_factory.mktemp("s3") / "server.log"
-    command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1"]
+    command = [program, "-H", "127.0.0.1", "-p", address.rpartition(":")[2]]
     with log.open("wb") as output:
-        server = subprocess.Popen(
-            [*command, "-p", address.rpartition(":")[2]], stdout=output, stderr=output
-        )
+        server = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         end = time.monotonic() + START_S
         while True:
