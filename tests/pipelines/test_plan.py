@@ -152,7 +152,7 @@ def test_the_budget_is_kept_and_data_seen_often_enough_need_less() -> None:
     assert decisions["train.epochs"].value * decisions["train.epoch_steps"].value * 0.4 == (
         pytest.approx(480, rel=0.2)
     )
-    assert value("train.budget_minutes", step_s=0.1) == pytest.approx(10_000 * 0.1 / 8 / 60, 0.1)
+    assert value("train.budget_minutes", step_s=0.1) == pytest.approx(6_000 * 0.1 / 8 / 60, 0.1)
     assert value("train.max_minutes", {"train.budget_minutes": 20.0}) == 20
 
 
