@@ -265,9 +265,10 @@ def test_the_manifest_is_there_from_the_first_result_on(
             if len(seen) == 3:
                 raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Worker, "stream", stream)
-        run(project, images, good_package)
+        with pytest.raises(KeyboardInterrupt):
+            run(project, images, good_package)
     rows = manifest.read(OUT)
     assert {row.mask_path for row in rows.values()} == {
         path.relative_to(OUT).as_posix() for path in (OUT / "masks").rglob("*.png")
