@@ -51,9 +51,11 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         end = time.monotonic() + START_S
+        # urlopen keeps the proxies of its first call, which another test may have set.
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         while True:
             try:
-                urllib.request.urlopen(f"{address}/moto-api/", timeout=START_S).close()
+                direct.open(f"{address}/moto-api/", timeout=START_S).close()
                 break
             except OSError:
                 if server.poll() is not None or time.monotonic() > end:
