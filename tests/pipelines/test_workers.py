@@ -8,8 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.cluster import head
-from pipelines.cluster.backend import interface_of
-from pipelines.cluster.scaling import room_for
 from pipelines.cluster.train import fewest_workers
 from pipelines.params import Params, Workers
 from segcore.errors import OptionError
@@ -65,6 +63,8 @@ def test_training_is_checked_for_the_smallest_group() -> None:
     ],
 )
 def test_room_is_counted_node_by_node(worker, nodes, room: int) -> None:
+    from pipelines.cluster.scaling import room_for  # imports Ray
+
     assert room_for(worker, nodes) == room
 
 
@@ -76,5 +76,7 @@ def test_a_head_that_listens_is_told_from_one_that_is_gone() -> None:
 
 
 def test_the_interface_of_an_address_is_found() -> None:
+    from pipelines.cluster.backend import interface_of  # imports Ray
+
     assert interface_of("127.0.0.1").startswith("lo")
     assert interface_of("192.0.2.1") == ""

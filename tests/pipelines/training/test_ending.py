@@ -52,6 +52,7 @@ def test_terminated_in_an_epoch_loses_no_step(workspace) -> None:
     assert not (workspace.root / "outputs/candidate").exists()
 
 
+@pytest.mark.slow  # two trainings under dvc each
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_writes_on_when_dvc_is_gone_and_the_next_repro_goes_on(workspace, how) -> None:
     workspace.write(**{**LONG, "train.epochs": 1, "train.epoch_steps": 400})

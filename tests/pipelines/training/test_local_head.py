@@ -1,9 +1,6 @@
 """What a local Ray leaves out, by names that are Ray's own."""
 
 import pytest
-import ray
-from ray._private.node import Node
-from ray.tune.execution import class_cache
 
 from pipelines.cluster import local_head
 
@@ -11,6 +8,9 @@ pytestmark = pytest.mark.ray
 
 
 def test_a_lean_head_starts_no_helpers_and_gives_ray_its_own_back() -> None:
+    import ray  # not above: whoever collects this would import it without our settings
+    from ray._private.node import Node
+
     names = ("start_monitor", "start_log_monitor", "start_api_server")
     own = [getattr(Node, name) for name in names]
     assert ray.__version__.startswith(local_head.VERSION)
@@ -20,6 +20,8 @@ def test_a_lean_head_starts_no_helpers_and_gives_ray_its_own_back() -> None:
 
 
 def test_actors_of_tune_share_the_environment_of_the_driver(monkeypatch) -> None:
+    from ray.tune.execution import class_cache
+
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
     class Trainable:
@@ -37,6 +39,10 @@ def test_actors_of_tune_share_the_environment_of_the_driver(monkeypatch) -> None
 
 
 def test_another_ray_is_left_as_it_is(monkeypatch) -> None:
+    import ray
+    from ray._private.node import Node
+    from ray.tune.execution import class_cache
+
     monkeypatch.setattr(ray, "__version__", "2.99.0")
     own = Node.start_monitor
     with local_head.lean_head(), local_head.shared_environment():
