@@ -58,7 +58,7 @@ LIGHT: dict[str, dict[str, Any]] = {
     "instance_fcn": {
         **SMALL,
         "model.options.window": 11,
-        "model.options.scales": [1.0, 1.5, 2.25, 3.4],
+        "model.options.scales": [1.0, 1.5, 2.25, 3.4, 5.0],
     },
     "fcis": {
         **SMALL,
