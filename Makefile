@@ -9,7 +9,7 @@ UV := $(BIN)/uv pip
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: repro test test-slow lint format type ui lock clean help
+.PHONY: repro test test-slow test-cluster lint format type ui lock clean help
 
 help:
 	@grep -E '^#  |^# [A-Z]' Makefile | cut -c3-; \
@@ -17,7 +17,8 @@ help:
 	echo "  make lint    ruff, mypy, import-linter"; \
 	echo "  make format  rewrite the code in its style"; \
 	echo "  make lock    resolve requirements.lock again"; \
-	echo "  make test-slow  what is too heavy for make test"
+	echo "  make test-slow  what is too heavy for make test"; \
+	echo "  make test-cluster  two nodes on this machine"
 
 # The lock's own entry for uv is installed by pip, with its hash; uv then installs the rest.
 $(READY): requirements.lock pyproject.toml
@@ -41,6 +42,9 @@ repro: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadfile -m "not slow and not ray and not gpu and not cluster"
 	pytest -q -m "ray and not slow and not gpu"
+
+# two Ray nodes in network namespaces; needs root and iproute2
+test-cluster: $(READY)
 	pytest -q -m "cluster and not slow"
 
 test-slow: $(READY)
