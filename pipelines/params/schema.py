@@ -138,12 +138,13 @@ class TrainParams(PlannedSection):
     overlay_epochs: int = Field(ge=1, description="validation overlays to MLflow every N epochs")
     log_gradients: bool = Field(description="histograms of each layer's gradients to MLflow")
     seed: int = Field(ge=0)
+    options: dict[str, Any] = Field(description="keyword options of the kind of task")
     augment: AugmentParams
 
     def fit_options(self) -> dict[str, Any]:
         """Keyword arguments of `segcore.fit`."""
         own = {"batch_size", "loader_workers", "checkpoint_steps", "overlay_epochs"}
-        own |= {"log_gradients", "augment", "budget_minutes", "epoch_steps", "refit"}
+        own |= {"log_gradients", "augment", "budget_minutes", "epoch_steps", "refit", "options"}
         return {**self.model_dump(exclude=own), "report_steps": self.checkpoint_steps}
 
 

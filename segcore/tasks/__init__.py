@@ -18,6 +18,7 @@ __all__ = [
     "choose_task",
     "create_task",
     "get_kind",
+    "labels_for",
     "list_tasks",
 ]
 
@@ -25,6 +26,7 @@ TASKS: dict[str, str | Kind] = {
     "instance": "segcore.tasks.instance:KIND",
     "panoptic": "segcore.tasks.panoptic:KIND",
     "semantic": "segcore.tasks.semantic:KIND",
+    "semi_supervised": "segcore.tasks.semi_supervised:KIND",
 }
 
 
@@ -49,6 +51,15 @@ def get_kind(name: str) -> Kind:
     return kind
 
 
+def labels_for(name: str) -> str:
+    """The kind of task of whose labels a dataset must have some for the task `name`.
+
+    Raises:
+        UnknownNameError: no such kind.
+    """
+    return get_kind(name).extends or name
+
+
 def choose_task(architecture: str, dataset: Any, wanted: str | None = None) -> str:
     """Name of the task that an architecture has on a dataset.
 
@@ -68,12 +79,13 @@ def choose_task(architecture: str, dataset: Any, wanted: str | None = None) -> s
         raise unknown_name("task", wanted, TASKS)
     first = wanted or dataset.tasks[0]
     name: str = model_card(architecture).task if architecture in MODELS else first
-    if wanted not in (None, name):
+    if wanted is not None and name not in (wanted, labels_for(wanted)):
         raise OptionError(
             f"data.task is {wanted}, and model.name {architecture} is for the task {name}: take "
             "another model, or set data.task to null"
         )
-    if name not in dataset.tasks:
+    name = wanted or name
+    if labels_for(name) not in dataset.tasks:
         raise OptionError(
             f"model.name is {architecture}, which is for the task {name}, and {dataset.name} has "
             f"labels for {', '.join(dataset.tasks)}: take another model, or give such labels"
