@@ -1,6 +1,7 @@
 """Kinds of tasks by name: what a batch means to the loop, and a prediction to every stage."""
 
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 from segcore.errors import OptionError, unknown_name
@@ -93,16 +94,28 @@ def choose_task(architecture: str, dataset: Any, wanted: str | None = None) -> s
     return name
 
 
-def create_task(kind: str, dataset: Any = None, **options: Any) -> Task:
+def create_task(
+    kind: str,
+    dataset: Any = None,
+    *,
+    model: str | None = None,
+    model_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Task:
     """Build a task for `fit`.
 
     Args:
         kind: a key of `TASKS`.
         dataset: of `open_shards`; says what the labels are. Keywords of the same name go first.
+        model: name of the architecture, where its training depends on it (`Kind.of`).
+        model_options: of that architecture.
         options: of the task: for "semantic" see `create_semantic_task`.
 
     Raises:
         UnknownNameError: no such kind.
         OptionError: an option is missing or wrong.
     """
-    return get_kind(kind).create_task(dataset, **options)
+    found = get_kind(kind)
+    if model is not None:
+        found = found.of(model, model_options or {})
+    return found.create_task(dataset, **options)

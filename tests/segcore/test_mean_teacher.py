@@ -164,4 +164,4 @@ def test_options_are_checked() -> None:
     assert choose_task("unet", Data) == "semantic"
     with pytest.raises(OptionError, match="mask_rcnn is for the task instance"):
         choose_task("mask_rcnn", Data, "semi_supervised")
-    assert kind.of("unet", {}) is kind
+    assert isinstance(kind.of("unet", {}).create_task(**FACTS), MeanTeacherTask)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from segcore.data.image_labels import StrongView
-from segcore.data.streams import LABELLED, UNLABELLED, create_streams
+from segcore.data.streams import LABELLED, UNLABELLED, WEAK, create_streams
 from segcore.data.targets import Described
 from segcore.errors import OptionError
 from segcore.tasks.base import Batch, Task
@@ -15,6 +15,8 @@ from segcore.tasks.kind import Kind
 from segcore.tasks.semantic import semantic_arguments
 from segcore.tasks.semantic.kind import SemanticKind
 from segcore.tasks.semantic.task import OPTIONS
+from segcore.tasks.semi_supervised.adversarial import AdversarialTask, WeakAdversarialTask
+from segcore.tasks.semi_supervised.decoupled import DecoupledTask
 from segcore.tasks.semi_supervised.mean_teacher import MeanTeacherTask
 from segcore.tasks.semi_supervised.streams import StreamsTask
 
@@ -34,6 +36,12 @@ class Method(NamedTuple):
 
 
 MEAN_TEACHER = Method(MeanTeacherTask, (LABELLED, UNLABELLED), strong=True)
+# By architecture, and whether its option `weak` says that classes of images are known.
+METHODS = {
+    ("decouplednet", False): Method(DecoupledTask, (LABELLED, WEAK)),
+    ("gan", False): Method(AdversarialTask, (LABELLED, UNLABELLED)),
+    ("gan", True): Method(WeakAdversarialTask, (LABELLED, WEAK)),
+}
 
 
 class SemiSupervisedKind(SemanticKind):
@@ -50,8 +58,9 @@ class SemiSupervisedKind(SemanticKind):
         self.method = method
 
     def of(self, architecture: str, options: Mapping[str, Any]) -> Kind:
-        """With the method that the architecture was published with."""
-        return self
+        """With the method that the architecture was published with, else the mean teacher."""
+        weak = bool(options.get("weak"))
+        return SemiSupervisedKind(METHODS.get((architecture, weak), MEAN_TEACHER))
 
     def create_task(self, dataset: Any = None, **options: Any) -> Task:
         """The method's task.
