@@ -53,7 +53,13 @@ PARAMS = {
     "tracking.system_metrics": False,
 }
 PARAMS_OF_DATA = {key: value for key, value in PARAMS.items() if key.startswith("data.")}
-MODELS: dict[str, dict[str, Any]] = {"unet": UNET}
+MODELS: dict[str, dict[str, Any]] = {
+    "unet": UNET,
+    "decouplednet": {
+        "backbone": "vgg11_bn", "head_kernel": 1, "fc_channels": 16, "bridge_channels": 16,
+    },
+    "gan": {"segmenter": "unet", "segmenter_options": UNET, "noise": 8, "base_channels": 4},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

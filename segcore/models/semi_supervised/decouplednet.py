@@ -8,7 +8,7 @@ Reference: Hong, Noh & Han 2015, arXiv:1506.04924; HyeonwooNoh/DecoupledNet.
 """
 
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -121,7 +121,7 @@ class DecoupledNet(nn.Module):
         above = (WIDTHS[0], *WIDTHS[:-1])
         for count, width, after in reversed(list(zip(layout, WIDTHS, above, strict=True))):
             sides = [width] * count + [after]
-            stage = [UpConvNormAct(a, b, 3, 1) for a, b in zip(sides, sides[1:], strict=False)]
+            stage = [UpConvNormAct(a, b, 3, 1) for a, b in pairwise(sides)]
             self.decoder.append(nn.Sequential(*stage))
         self.classifier = nn.Conv2d(WIDTHS[0], 2, 1)
         for part in (self.fc6, self.fc7, self.bridge, self.decoder):
@@ -175,7 +175,7 @@ class DecoupledNet(nn.Module):
 
     def _present(self, scores: Tensor) -> Tensor:
         """Classes [N, num_classes] above the threshold, the likeliest one at least."""
-        odds = scores.detach().float()
+        odds = scores.detach().float().clone()
         if self.background is not None:
             odds[:, self.background] = -torch.inf
         present = odds.sigmoid() > self.threshold

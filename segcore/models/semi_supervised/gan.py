@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcore.errors import OptionError
@@ -92,9 +91,7 @@ class SegmentingGAN(nn.Module):
         self.noise = noise
         self.weak = weak
         self.segmenter = segmenter
-        self.generator = Generator(
-            noise + (num_classes if weak else 0), in_channels, base_channels
-        )
+        self.generator = Generator(noise + (num_classes if weak else 0), in_channels, base_channels)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return {name: logits[:, : self.num_classes] for name, logits in self.judge(x).items()}
