@@ -83,7 +83,8 @@ class DecoupledTask(StreamsTask):
             present[:, net.background] = False
         rows, classes = present.nonzero(as_tuple=True)
         if len(rows) == 0:  # nothing but background or pixels that count nowhere
-            return {"maps": 0.0 * sum(p.sum() for p in net.segmentation_parameters())}
+            sums = [parameter.sum() for parameter in net.segmentation_parameters()]
+            return {"maps": 0.0 * torch.stack(sums).sum()}
         logits = net.maps(self.normalise(image), rows, classes).float()
         inside = (target[rows] == classes[:, None, None]).long()
         inside[target[rows] == self.ignore_index] = self.ignore_index
