@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segcore.errors import OptionError
-from segcore.models import create_model, model_card
+from segcore.models import create_model, list_models, model_card
 from segcore.models.blocks import crop_to
 from segcore.models.card import ModelCard
 
@@ -160,10 +160,9 @@ def gan(
         raise OptionError(
             f"noise is {noise} and base_channels {base_channels}: give at least 2 and 1"
         )
-    if ":" not in segmenter:
-        card = model_card(segmenter)
-        if (card.task, card.input_dims) != ("semantic", 2):
-            raise OptionError(f"segmenter is {segmenter!r}: take a semantic architecture of images")
+    own = ":" not in segmenter  # torchvision's have no card
+    if own and (segmenter not in list_models("semantic") or model_card(segmenter).input_dims != 2):
+        raise OptionError(f"segmenter is {segmenter!r}: take a semantic architecture of images")
     model = create_model(
         segmenter,
         num_classes=num_classes + 1,
