@@ -34,7 +34,7 @@ BEST = Path("outputs/tune/best.yaml")
 PACKAGE = Path("outputs/candidate")
 OVERLAYS, GRADIENTS = "overlays", "gradients"
 OVERLAY_IMAGES = 4
-IDENTITY = ("model", "loss", "train", "cluster.num_workers")
+IDENTITY = ("data.task", "model", "loss", "train", "cluster.num_workers")
 
 
 def train_worker(

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import segcore
-from pipelines import train
+from pipelines import train, tune
 from pipelines.evaluation.compare import evaluate
 from pipelines.params import Params
 from pipelines.plan import task_of
@@ -61,6 +61,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "gan": {"segmenter": "unet", "segmenter_options": UNET, "noise": 8, "base_channels": 4},
 }  # fmt: skip
 
+SLOW = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -106,13 +108,19 @@ def test_prepare_hides_masks_and_the_loader_shows_the_images(params: Params) -> 
         )
 
 
+def test_a_run_of_one_task_is_not_resumed_by_another(params: Params) -> None:
+    supervised = params.override({"data.task": None})
+    for stage in (train, tune):
+        assert params.digest(stage.IDENTITY) != supervised.digest(stage.IDENTITY)
+
+
 def test_the_plan_knows_the_task(params: Params) -> None:
     assert task_of(params, ("semantic", "instance")) == "semi_supervised"
     with pytest.raises(OptionError, match=r"data\.task is semi_supervised"):
         task_of(params, ("instance",))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["unet", "gan", pytest.param("decouplednet", marks=SLOW)])
 def test_a_step_of_every_method_is_timed(name: str) -> None:
     what = {
         "model.name": name, "train.batch_size": 2, "train.precision": "fp32", "size": [64, 64],
