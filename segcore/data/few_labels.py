@@ -95,7 +95,9 @@ def _first_of_each_class(validation: Validation, order: Sequence[int], count: in
 
 
 def _classes(sample: Sample, found: Inspection, info: DatasetInfo) -> tuple[int, ...] | None:
-    return image_classes(sample.resolve()[0], found, info)
+    if sample.labels is None and found.values is None:
+        sample, _ = sample.resolve()  # the objects' files tell
+    return image_classes(sample, found, info)
 
 
 def _hide(sample: Sample, found: Inspection, info: DatasetInfo) -> tuple[Sample, Inspection]:
