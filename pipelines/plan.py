@@ -66,12 +66,16 @@ def task_of(params: Params, tasks: Sequence[str]) -> str:
 
         if params.model.name in MODELS:
             return str(model_card(params.model.name).task)
-    if wanted is not None and wanted not in tasks:
+    if wanted is None:
+        return tasks[0]
+    from segcore.tasks import labels_for
+
+    if labels_for(wanted) not in tasks:
         raise OptionError(
             f"data.task is {wanted}, and {params.data.name} has labels for {', '.join(tasks)}: "
             "take one of these, or give such labels"
         )
-    return wanted or tasks[0]
+    return wanted
 
 
 def show(decisions: dict[str, "Decision"]) -> None:

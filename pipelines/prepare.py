@@ -36,6 +36,7 @@ def prepare(params: Params, *, check_only: bool = False) -> None:
         DataError: more samples are rejected than `data.max_rejected`, or writing failed.
     """
     from segcore.data.atomic import write_file
+    from segcore.data.few_labels import hide_labels
     from segcore.data.prepare import REJECTED, validate, write, write_rejected
     from segcore.datasets.origin import read_origin
     from segcore.errors import DataError
@@ -54,6 +55,12 @@ def prepare(params: Params, *, check_only: bool = False) -> None:
     finally:
         if check_only:
             write_file(path / REJECTED, validation.csv())
+    validation = hide_labels(
+        validation,
+        fraction=params.data.labelled_fraction,
+        per_class=params.data.labelled_per_class,
+        seed=params.data.labelled_seed,
+    )
     if not check_only:
         with show_progress() as progress:
             write(

@@ -21,7 +21,7 @@ from pipelines.training.build import (
     build_task,
     check,
     find_kind,
-    task_name,
+    predicted_task,
     with_goal,
 )
 from pipelines.training.ending import Asked
@@ -34,7 +34,7 @@ BEST = Path("outputs/tune/best.yaml")
 PACKAGE = Path("outputs/candidate")
 OVERLAYS, GRADIENTS = "overlays", "gradients"
 OVERLAY_IMAGES = 4
-IDENTITY = ("model", "loss", "train", "cluster.num_workers")
+IDENTITY = ("data.task", "model", "loss", "train", "cluster.num_workers")
 
 
 def train_worker(
@@ -136,7 +136,7 @@ def package_spec(params: Params, dataset: Any, metrics: dict[str, float]) -> "se
         std=dataset.std,
         input_size=dataset.size,
         things=dataset.info.things,
-        task=task_name(params, dataset),
+        task=predicted_task(params, dataset),
         dataset_name=dataset.name,
         dataset_digest=dataset.digest,
         metrics={key: value if value == value else None for key, value in figures.items()},

@@ -16,7 +16,7 @@ from pipelines.training.build import check, with_goal
 from pipelines.training.run_state import RunState
 from segcore.errors import OptionError
 
-IDENTITY = ("model", "loss", "train", "tune")
+IDENTITY = ("data.task", "model", "loss", "train", "tune")
 SECTIONS = ("model", "loss", "train")
 
 

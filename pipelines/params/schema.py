@@ -52,6 +52,13 @@ class DataParams(Section):
     image_encoding: Literal["keep", "png", "jpeg", "raw"] = Field(description="of stored images")
     rows_per_shard: int = Field(ge=1)
     max_rejected: int = Field(ge=0, description="bad inputs tolerated before prepare fails")
+    labelled_fraction: float | None = Field(
+        gt=0, le=1, description="share of the training images that keep masks; null: all"
+    )
+    labelled_per_class: int | None = Field(
+        ge=1, description="images of each class that keep masks; null: all"
+    )
+    labelled_seed: int = Field(ge=0, description="of which images keep theirs")
     root: Address = Field(
         description="where shards go: data, a mounted share, or s3://bucket/prefix"
     )
@@ -131,12 +138,13 @@ class TrainParams(PlannedSection):
     overlay_epochs: int = Field(ge=1, description="validation overlays to MLflow every N epochs")
     log_gradients: bool = Field(description="histograms of each layer's gradients to MLflow")
     seed: int = Field(ge=0)
+    options: dict[str, Any] = Field(description="keyword options of the kind of task")
     augment: AugmentParams
 
     def fit_options(self) -> dict[str, Any]:
         """Keyword arguments of `segcore.fit`."""
         own = {"batch_size", "loader_workers", "checkpoint_steps", "overlay_epochs"}
-        own |= {"log_gradients", "augment", "budget_minutes", "epoch_steps", "refit"}
+        own |= {"log_gradients", "augment", "budget_minutes", "epoch_steps", "refit", "options"}
         return {**self.model_dump(exclude=own), "report_steps": self.checkpoint_steps}
 
 

@@ -113,7 +113,7 @@ def measure_step(what: Mapping[str, Any], options: Mapping[str, Any]) -> float:
 
     keep_freed_memory()
     device = torch.device(what["machine"]["device"])
-    kind, data = get_kind(what["task"]), described(what)
+    kind, data = get_kind(what["task"]).of(what["model.name"], options), described(what)
     task = kind.create_task(data)
     with torch.random.fork_rng():
         facts = {**kind.model_facts(data), **options}

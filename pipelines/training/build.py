@@ -24,10 +24,17 @@ def task_name(params: Params, dataset: Any) -> str:
 
 
 def find_kind(params: Params, dataset: Any) -> "Kind":
-    """The kind of task that is trained."""
+    """The kind of task that is trained, as the architecture needs it."""
     from segcore.tasks import get_kind
 
-    return get_kind(task_name(params, dataset))
+    return get_kind(task_name(params, dataset)).of(params.model.name, params.model.options)
+
+
+def predicted_task(params: Params, dataset: Any) -> str:
+    """Name of the kind of task as which the trained model predicts."""
+    from segcore.tasks import labels_for
+
+    return labels_for(task_name(params, dataset))
 
 
 def with_goal(params: Params, dataset: Any) -> Params:
@@ -73,7 +80,8 @@ def build_model(params: Params, dataset: Any) -> Any:
 
 def build_task(params: Params, dataset: Any) -> Any:
     """The task of the model on a dataset, with the loss that params name."""
-    return find_kind(params, dataset).create_task(dataset, **params.loss.task_options())
+    options = {**params.loss.task_options(), **params.train.options}
+    return find_kind(params, dataset).create_task(dataset, **options)
 
 
 def build_loaders(params: Params, dataset: Any, **options: Any) -> tuple[Any, Any]:

@@ -197,10 +197,12 @@ class ProgressLoader:
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Any]:
         """Batches of an epoch from batch `start` on."""
+        from segcore.engine.batches import image_count  # torch, which the driver does without
+
         begin, images = time.monotonic(), 0
         for step, batch in enumerate(self._loader.epoch(number, start), start):
             yield batch
-            images += len(batch["image"])
+            images += image_count(batch)
             self._tell(number, step + 1, images / (time.monotonic() - begin))
 
     def _tell(self, epoch: int, step: int, rate: float) -> None:

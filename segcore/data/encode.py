@@ -59,7 +59,7 @@ class Encoding:
             image=self._image(encoded, found.deep),
             mask=None if sample.mask is None else self._mask(read_bytes(sample.mask)),
             instances=self._instances(sample, encoded),
-            labels=self._labels(sample, found),
+            labels=image_classes(sample, found, self.info),
             height=height,
             width=width,
             source_sha256=found.source_sha256,
@@ -84,16 +84,6 @@ class Encoding:
         mask = read_labels(encoded, self.info)
         return encode_mask(mask if self.size is None else resize_mask(mask, self.size))
 
-    def _labels(self, sample: Sample, found: Inspection) -> tuple[int, ...] | None:
-        if sample.labels is not None:
-            return sample.labels
-        if found.values is not None:
-            present = np.flatnonzero(found.values[: self.info.num_classes]).tolist()
-            return tuple(i for i in present if i != self.info.ignore_index)
-        if sample.instances is not None:
-            return tuple(sorted({instance.category for instance in sample.instances}))
-        return None
-
     def _instances(self, sample: Sample, encoded: bytes) -> tuple[Instance, ...] | None:
         if sample.instances is None or self.size is None:
             return sample.instances
@@ -103,3 +93,21 @@ class Encoding:
             for instance in sample.instances
         )
         return tuple(instance for instance in resized if instance is not None)
+
+
+def image_classes(sample: Sample, found: Inspection, info: DatasetInfo) -> tuple[int, ...] | None:
+    """Classes that occur in an image, ascending where they are derived; None if nothing tells.
+
+    Args:
+        sample: with its instances, if it has any (`Sample.resolve`).
+        found: what its mask holds.
+        info: of its dataset.
+    """
+    if sample.labels is not None:
+        return sample.labels
+    if found.values is not None:
+        present = np.flatnonzero(found.values[: info.num_classes]).tolist()
+        return tuple(i for i in present if i != info.ignore_index)
+    if sample.instances is not None:
+        return tuple(sorted({instance.category for instance in sample.instances}))
+    return None

@@ -66,6 +66,11 @@ class ShardSplit:
         """(height, width) in row order."""
         return list(zip(self._column("height"), self._column("width"), strict=True))
 
+    @cached_property
+    def labels(self) -> list[list[int] | None]:
+        """Image-level classes in row order; None where an image has none."""
+        return self._column("labels")
+
     def read(self, index: int) -> Row:
         """One row as it is stored.
 

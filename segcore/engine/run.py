@@ -19,13 +19,13 @@ from segcore.engine.distributed import (
     rank,
     world_size,
 )
-from segcore.engine.ema import WeightAverage
 from segcore.engine.meter import TrainMeter, merged
 from segcore.engine.options import FitOptions
 from segcore.engine.state import VERSION, clone, load_model
 from segcore.engine.update import Updater
 from segcore.engine.validate import validate
 from segcore.tasks.base import Batch, Task
+from segcore.tasks.ema import WeightAverage
 
 CHECK_STEPS = 50
 ASK_STEPS = 10  # of several ranks on accelerators, which wait for each other to agree
@@ -168,7 +168,7 @@ class Run:
         if self.val_loader is not None:
             figures = validate(
                 self.task,
-                self.model if self.average is None else self.average.model,
+                self._judged(),
                 self.val_loader,
                 device=self.device,
                 autocast=self.updater.autocast,
@@ -185,8 +185,8 @@ class Run:
     def _synchronise(self) -> None:
         """Give all ranks rank 0's running statistics, and refuse losses that are not finite."""
         broadcast_tensors(list(self.model.buffers()))
-        if self.average is not None:
-            broadcast_tensors(list(self.average.model.buffers()))
+        if self._judged() is not self.model:
+            broadcast_tensors(list(self._judged().buffers()))
         self._check_losses()
         self.meter.seconds += time.perf_counter() - self.mark
 
@@ -236,8 +236,12 @@ class Run:
 
     def weights(self) -> dict[str, Tensor]:
         """What `Epoch.weights` returns."""
-        model = self.model if self.average is None else self.average.model
-        return {name: value.contiguous() for name, value in clone(dict(model.state_dict())).items()}
+        weights = clone(dict(self._judged().state_dict()))
+        return {name: value.contiguous() for name, value in weights.items()}
+
+    def _judged(self) -> nn.Module:
+        """What is validated and reported: the average, else what the task says."""
+        return self.task.judged(self.model) if self.average is None else self.average.model
 
     def _load(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state`; on another number of ranks, rank 0 takes all figures so far."""

@@ -16,6 +16,7 @@ __all__ = ["MODELS", "ModelCard", "create_model", "list_models", "model_card", "
 
 MODELS: dict[str, str] = {
     "conv_stack": "segcore.models.semantic.conv_stack:conv_stack",
+    "decouplednet": "segcore.models.semi_supervised.decouplednet:decouplednet",
     "deconvnet": "segcore.models.semantic.deconvnet:deconvnet",
     "deeplab_largefov": "segcore.models.semantic.deeplab_largefov:deeplab_largefov",
     "deepmask": "segcore.models.instance.deepmask:deepmask",
@@ -29,6 +30,7 @@ MODELS: dict[str, str] = {
     "fcn32s": "segcore.models.semantic.fcn:fcn32s",
     "fcn8s": "segcore.models.semantic.fcn:fcn8s",
     "fcn_small": "segcore.models.semantic.compact:fcn_small",
+    "gan": "segcore.models.semi_supervised.gan:gan",
     "gfrnet": "segcore.models.semantic.gfrnet:gfrnet",
     "instance_fcn": "segcore.models.instance.instance_fcn:instance_fcn",
     "linknet": "segcore.models.semantic.linknet:linknet",

@@ -1,6 +1,7 @@
 """Kinds of tasks by name: what a batch means to the loop, and a prediction to every stage."""
 
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 from segcore.errors import OptionError, unknown_name
@@ -18,6 +19,7 @@ __all__ = [
     "choose_task",
     "create_task",
     "get_kind",
+    "labels_for",
     "list_tasks",
 ]
 
@@ -25,6 +27,7 @@ TASKS: dict[str, str | Kind] = {
     "instance": "segcore.tasks.instance:KIND",
     "panoptic": "segcore.tasks.panoptic:KIND",
     "semantic": "segcore.tasks.semantic:KIND",
+    "semi_supervised": "segcore.tasks.semi_supervised:KIND",
 }
 
 
@@ -49,6 +52,15 @@ def get_kind(name: str) -> Kind:
     return kind
 
 
+def labels_for(name: str) -> str:
+    """The kind of task of whose labels a dataset must have some for the task `name`.
+
+    Raises:
+        UnknownNameError: no such kind.
+    """
+    return get_kind(name).extends or name
+
+
 def choose_task(architecture: str, dataset: Any, wanted: str | None = None) -> str:
     """Name of the task that an architecture has on a dataset.
 
@@ -68,12 +80,13 @@ def choose_task(architecture: str, dataset: Any, wanted: str | None = None) -> s
         raise unknown_name("task", wanted, TASKS)
     first = wanted or dataset.tasks[0]
     name: str = model_card(architecture).task if architecture in MODELS else first
-    if wanted not in (None, name):
+    if wanted is not None and name not in (wanted, labels_for(wanted)):
         raise OptionError(
             f"data.task is {wanted}, and model.name {architecture} is for the task {name}: take "
             "another model, or set data.task to null"
         )
-    if name not in dataset.tasks:
+    name = wanted or name
+    if labels_for(name) not in dataset.tasks:
         raise OptionError(
             f"model.name is {architecture}, which is for the task {name}, and {dataset.name} has "
             f"labels for {', '.join(dataset.tasks)}: take another model, or give such labels"
@@ -81,16 +94,28 @@ def choose_task(architecture: str, dataset: Any, wanted: str | None = None) -> s
     return name
 
 
-def create_task(kind: str, dataset: Any = None, **options: Any) -> Task:
+def create_task(
+    kind: str,
+    dataset: Any = None,
+    *,
+    model: str | None = None,
+    model_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Task:
     """Build a task for `fit`.
 
     Args:
         kind: a key of `TASKS`.
         dataset: of `open_shards`; says what the labels are. Keywords of the same name go first.
+        model: name of the architecture, where its training depends on it (`Kind.of`).
+        model_options: of that architecture.
         options: of the task: for "semantic" see `create_semantic_task`.
 
     Raises:
         UnknownNameError: no such kind.
         OptionError: an option is missing or wrong.
     """
-    return get_kind(kind).create_task(dataset, **options)
+    found = get_kind(kind)
+    if model is not None:
+        found = found.of(model, model_options or {})
+    return found.create_task(dataset, **options)

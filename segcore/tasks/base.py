@@ -68,6 +68,14 @@ class Task:
     def after_step(self, model: nn.Module) -> None:
         """Called after each batch's optimiser steps (an EMA teacher, say)."""
 
+    def judged(self, model: nn.Module) -> nn.Module:
+        """What is validated, and whose weights are kept; of the structure of `model`.
+
+        Args:
+            model: that is trained; by default it is the one.
+        """
+        return model
+
     def check(self, batch: Batch) -> None:
         """Called with each batch as the loader gives it, before it goes to the device.
 

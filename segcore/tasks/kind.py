@@ -126,7 +126,20 @@ class Kind:
     served: tuple[Served, ...]
     """What `serve` returns."""
 
+    extends: str | None = None
+    """A kind whose labels this one learns from, whose architectures it trains beside its own, and
+    as which its packages predict; None where it stands for itself."""
+
     # Data and training
+
+    def of(self, architecture: str, options: Mapping[str, Any]) -> "Kind":
+        """This kind as an architecture needs it, for one whose training depends on it.
+
+        Args:
+            architecture: a name that `create_model` takes.
+            options: of that architecture.
+        """
+        return self
 
     def model_facts(self, data: Described) -> dict[str, int]:
         """`num_classes` and `in_channels` of a model for these classes."""

@@ -215,6 +215,7 @@ def test_the_kind_of_task_follows_what_is_set_then_the_model_then_the_labels() -
     assert task_of(params(), tasks) == "semantic"
     assert task_of(params(**{"data.task": "instance"}), tasks) == "instance"
     assert task_of(params(**{"model.name": "mask_rcnn"}), tasks) == "instance"
+    assert task_of(params(**{"data.task": "semi_supervised"}), tasks) == "semi_supervised"
     with pytest.raises(OptionError, match=r"data\.task is panoptic, and streets has labels for"):
         task_of(params(**{"data.task": "panoptic"}), tasks)
 

@@ -233,7 +233,7 @@ def test_average_of_weights_is_validated_and_reported() -> None:
 
 
 def test_average_follows_its_formula() -> None:
-    from segcore.engine.ema import WeightAverage
+    from segcore.tasks.ema import WeightAverage
 
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 1.0)

@@ -118,13 +118,19 @@ class SemanticTask(Task):
         outputs = model(self.normalise(batch["image"]))
         if isinstance(outputs, Tensor):
             outputs = {"out": outputs}
-        terms = {self.loss_name: self.loss(outputs["out"], batch["target"])}
+        return self.terms(model, outputs, batch["target"])
+
+    def terms(
+        self, model: nn.Module, outputs: Mapping[str, Tensor], target: Tensor
+    ) -> dict[str, Tensor]:
+        """The loss terms of a model's outputs, by name; arguments as `training_step`."""
+        terms = {self.loss_name: self.loss(outputs["out"], target)}
         weight = self.aux_weight
         if weight is None:
             weight = getattr(getattr(model, "module", model), "aux_weight", AUX_WEIGHT)
         for name, logits in outputs.items():
             if name.startswith("aux"):
-                terms[name] = weight * self.loss(logits, batch["target"])
+                terms[name] = weight * self.loss(logits, target)
         return terms
 
     def predict(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -207,7 +213,12 @@ class SemanticMetric:
         self.images = sum(state["images"] for state in states)
 
 
-def create_semantic_task(
+def create_semantic_task(dataset: Any = None, **options: Any) -> SemanticTask:
+    """A `SemanticTask`; see `semantic_arguments`."""
+    return SemanticTask(**semantic_arguments(dataset, **options))
+
+
+def semantic_arguments(
     dataset: Any = None,
     *,
     loss: str = "cross_entropy",
@@ -215,8 +226,8 @@ def create_semantic_task(
     options: Mapping[str, Any] | None = None,
     aux_weight: float | None = None,
     **facts: Any,
-) -> SemanticTask:
-    """A `SemanticTask` from the name of a loss and the facts of a dataset.
+) -> dict[str, Any]:
+    """Arguments of `SemanticTask` from the name of a loss and the facts of a dataset.
 
     Args:
         dataset: has `num_classes`, `ignore_index`, `mean`, `std`, `classes` and `pixel_counts`.
@@ -230,11 +241,10 @@ def create_semantic_task(
         OptionError: a fact is missing, or an option is unknown.
         UnknownNameError: no such loss.
     """
-    unknown = sorted(set(facts) - {*_REQUIRED, *_DEFAULTS})
+    unknown = sorted(set(facts) - set(OPTIONS))
     if unknown:
         raise OptionError(
-            f"task semantic has no option {', '.join(unknown)}; known: loss, class_weights, "
-            f"options, aux_weight, {', '.join([*_REQUIRED, *_DEFAULTS])}"
+            f"task semantic has no option {', '.join(unknown)}; known: {', '.join(OPTIONS)}"
         )
     num_classes, mean, std = (_fact(name, dataset, facts) for name in _REQUIRED)
     ignore_index, classes, counts = (_fact(name, dataset, facts) for name in _DEFAULTS)
@@ -248,20 +258,21 @@ def create_semantic_task(
         class_weights=weights,
         **(options or {}),
     )
-    return SemanticTask(
-        num_classes=num_classes,
-        loss=function,
-        ignore_index=ignore_index,
-        mean=mean,
-        std=std,
-        class_names=classes,
-        aux_weight=aux_weight,
-        loss_name=loss,
-    )
+    return {
+        "num_classes": num_classes,
+        "loss": function,
+        "ignore_index": ignore_index,
+        "mean": mean,
+        "std": std,
+        "class_names": classes,
+        "aux_weight": aux_weight,
+        "loss_name": loss,
+    }
 
 
 _REQUIRED = ("num_classes", "mean", "std")
 _DEFAULTS: dict[str, Any] = {"ignore_index": 255, "classes": None, "pixel_counts": None}
+OPTIONS = ("loss", "class_weights", "options", "aux_weight", *_REQUIRED, *_DEFAULTS)
 _NO_COUNTS: Any = {"pixels": [], "image_pixels": [], "total": 0}
 
 
