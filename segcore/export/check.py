@@ -20,7 +20,7 @@ class Agreement:
 
     Args:
         labels: share of the pixels with the same class.
-        difference: largest, of a logit.
+        difference: largest, of a logit, as a share of the largest logit of those images.
         sizes: (batch, height, width) of the images.
     """
 
@@ -32,7 +32,7 @@ class Agreement:
         sizes = ", ".join(f"{height}x{width}" for _, height, width in self.sizes)
         return (
             f"same class on {100 * self.labels:.4g} % of the pixels at {sizes}, logits within "
-            f"{self.difference:.2g}"
+            f"{self.difference:.1g} of the largest"
         )
 
 
@@ -63,7 +63,8 @@ def compare(graph: nn.Module, exported: nn.Module, spec: PackageSpec) -> Agreeme
         labels = expected.argmax(1)
         same += int((found.argmax(1) == labels).sum())
         pixels += labels.numel()
-        largest = max(largest, float((found - expected).abs().max()))
+        apart, scale = (float(values.abs().max()) for values in (found - expected, expected))
+        largest = max(largest, apart / scale if scale else apart)
     agreement = Agreement(same / pixels, largest, SIZES)
     if agreement.labels < LEAST_SHARE:
         raise ExportError(

@@ -49,10 +49,10 @@ def averages_by_products(model: nn.Module) -> Iterator[None]:
             if not isinstance(child, nn.AdaptiveAvgPool2d):
                 continue
             size = child.output_size
-            bins = size if isinstance(size, tuple) else (size, size)
-            if None not in bins and bins != (1, 1):
+            rows, columns = size if isinstance(size, tuple) else (size, size)
+            if rows is not None and columns is not None and (rows, columns) != (1, 1):
                 replaced.append((module, name, child))
-                setattr(module, name, BinAverages(bins))
+                setattr(module, name, BinAverages((rows, columns)))
     try:
         yield
     finally:

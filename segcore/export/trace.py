@@ -27,8 +27,8 @@ def trace(graph: nn.Module, spec: PackageSpec) -> ExportedProgram:
     """
     batch, height, width = EXAMPLE
     example = torch.zeros(batch, spec.in_channels, height, width, dtype=torch.uint8)
-    graph = graph.to("cpu", memory_format=torch.contiguous_format).eval()
-    side = Dim.DYNAMIC(min=LEAST, max=MOST)  # type: ignore[operator]
+    graph = graph.cpu().to(memory_format=torch.contiguous_format).eval()
+    side = Dim.DYNAMIC(min=LEAST, max=MOST)
     try:
         with torch.no_grad(), averages_by_products(graph):
             found = graph(example)

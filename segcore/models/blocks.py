@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,7 @@ def pad_to_multiple(x: Tensor, multiple: int, *, minimum: int = 0) -> Tensor:
         minimum: smallest side of the result; two strides keep batch norm defined at batch 1.
     """
     least = math.ceil(minimum / multiple) * multiple
-    padding: list[int] = []
+    padding: list[Any] = []
     for side in reversed(x.shape[2:]):
         # Of integers, by sym_max: an exported graph computes it for any size.
         whole = (side + multiple - 1) // multiple * multiple
