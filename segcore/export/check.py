@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segcore.errors import ExportError
+from segcore.export.facts import said
 from segcore.inference.spec import PackageSpec
 
 SIZES = ((1, 75, 101), (3, 32, 33), (2, 64, 96), (1, 131, 47))  # batch, height, width
@@ -50,10 +51,9 @@ def compare(graph: nn.Module, exported: nn.Module, spec: PackageSpec) -> Agreeme
         try:
             found = exported(image)
         except Exception as error:  # whatever a runtime raises
-            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ExportError(
                 f"{spec.architecture} was written, but does not run on {tuple(image.shape)}: "
-                f"{reason}"
+                f"{said(error)}"
             ) from error
         if found.shape != expected.shape:
             raise ExportError(

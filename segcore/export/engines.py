@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from segcore.errors import ExportError, OptionError, SegcoreError, unknown_name
-from segcore.export.facts import KEY, Facts, need
+from segcore.export.facts import KEY, Facts, need, said
 from segcore.inference.network import fill_up
 from segcore.tasks import get_kind
 from segcore.tasks.kind import AnyPredictor
@@ -111,9 +111,8 @@ def open_graph(path: Path, engine: str, *, precision: str = "fp32") -> ExportedG
     except SegcoreError:
         raise
     except Exception as error:  # the runtimes' errors share no base
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise ExportError(
-            f"{path} cannot be run by {engine} ({reason}): export the model again"
+            f"{path} cannot be run by {engine} ({said(error)}): export the model again"
         ) from error
 
 

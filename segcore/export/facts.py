@@ -66,6 +66,13 @@ class Facts:
             ) from error
 
 
+def said(error: BaseException) -> str:
+    """The first line of what went wrong first; runtimes wrap it in advice of their own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def need(module: str, purpose: str) -> ModuleType:
     """Import an optional module.
 

@@ -13,11 +13,11 @@ import torch
 from torch.export import ExportedProgram
 
 from segcore.data.atomic import disk_errors
-from segcore.errors import unknown_name
+from segcore.errors import ExportError, unknown_name
 from segcore.export.check import Agreement, compare
 from segcore.export.engines import open_graph
-from segcore.export.facts import INPUT, KEY, OUTPUT, Facts, need
-from segcore.export.trace import trace
+from segcore.export.facts import INPUT, KEY, OUTPUT, Facts, need, said
+from segcore.export.trace import named, trace
 from segcore.inference.network import Network
 from segcore.package import load_package
 from segcore.tasks import get_kind
@@ -94,16 +94,22 @@ def write_torch(program: ExportedProgram, facts: Facts, folder: Path) -> None:
 def write_onnx(program: ExportedProgram, facts: Facts, folder: Path) -> None:
     """model.onnx, weights inside."""
     need("onnxscript", "the format onnx")
-    exported: Any = torch.onnx.export(
-        program,
-        (),
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-        dynamic_shapes={INPUT: AXES},
-        verbose=False,
-    )
+    try:
+        exported: Any = torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes={INPUT: AXES},
+            verbose=False,
+        )
+    except Exception as error:  # of an operation that ONNX, or its exporter, has not
+        raise ExportError(
+            f"{named(facts.spec)} cannot be written as ONNX: {said(error)}; the format "
+            "torch-export may take it"
+        ) from error
     exported.model.metadata_props.update(facts.entries())
     exported.save(folder / "model.onnx", external_data=False)
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from segcore.errors import ExportError, SegcoreError
-from segcore.export.facts import INPUT
+from segcore.export.facts import INPUT, said
 from segcore.export.pooling import averages_by_products
 from segcore.inference.spec import PackageSpec
 
@@ -44,17 +44,18 @@ def trace(graph: nn.Module, spec: PackageSpec) -> ExportedProgram:
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
     except SegcoreError as error:
-        raise ExportError(f"{_name(spec)} cannot be exported: {error}") from error
+        raise ExportError(f"{named(spec)} cannot be exported: {error}") from error
     except Exception as error:  # of whatever part of a model torch.export cannot follow
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ExportError(
-            f"{_name(spec)} cannot be exported for images of any size: torch.export says {reason!r}"
+            f"{named(spec)} cannot be exported for images of any size: torch.export says "
+            f"{said(error)!r}"
         ) from error
     _drop_checks(program)
     return program
 
 
-def _name(spec: PackageSpec) -> str:
+def named(spec: PackageSpec) -> str:
+    """The architecture, with the options that it was built with."""
     options = ", ".join(f"{key}={value!r}" for key, value in spec.options.items())
     return f"{spec.architecture} ({options})" if options else spec.architecture
 

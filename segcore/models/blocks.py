@@ -69,8 +69,8 @@ def crop_to(x: Tensor, size: Sequence[int]) -> Tensor:
 def reflect_pad(x: Tensor, margin: int) -> Tensor:
     """Mirror [N, C, H, W] outwards by margin on all sides, as often as a small image needs."""
     for axis in (2, 3):
-        last = x.shape[axis] - 1
-        place = torch.arange(-margin, last + margin + 1, device=x.device)
+        place = torch.arange(-margin, x.shape[axis] + margin, device=x.device)
+        last = place[-1:] - margin
         # There and back again: a triangular wave of period 2 * last.
         x = x.index_select(axis, last - (place % (2 * last) - last).abs())
     return x
