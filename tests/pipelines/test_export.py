@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 from pipelines.cli import app
 from pipelines.params import Params
-from pipelines.prediction import manifest
+from pipelines.prediction import manifest, png_facts
 from pipelines.prediction.run import predict
+from pipelines.prediction.verify import verify
 from segcore.errors import OptionError, UnknownNameError
 from segcore.export import load_exported
 from segcore.package import package_digest
@@ -60,6 +61,8 @@ def test_engines_predict_what_torch_does_and_are_told_apart(
         assert run(engine) == 3
         assert {row.engine for row in manifest.read(OUT).values()} == {engine}
         assert run(engine) == 0
+        assert png_facts.read(OUT / "masks" / "0.png")["engine"] == engine  # type: ignore[index]
+        assert verify(project, OUT).faults == []
         for name, mask in masks.items():
             assert np.mean(np.asarray(Image.open(OUT / "masks" / name)) == mask) >= 0.999
     auto = project.override({"predict.precision": "auto"})
