@@ -51,8 +51,8 @@ def make_package(path: Path, architecture: str, **options: object) -> Path:
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("package") / "unet"
-    return make_package(folder, "unet", base_channels=4, norm="batch")
+    folder = tmp_path_factory.mktemp("package") / "unet_small"
+    return make_package(folder, "unet_small", base_channels=4)
 
 
 @pytest.fixture(scope="module")
