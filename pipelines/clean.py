@@ -59,6 +59,8 @@ def _places(storage: Path) -> Iterator[tuple[Path, str]]:
         yield path, "decoded images; made again when needed"
     for path in storage.glob("models/*"):
         yield path, "downloaded model; fetched again when needed"
+    for path in storage.glob("exported/*"):
+        yield path, "exported model; made again when needed"
     for path in storage.glob("evaluations/*"):
         yield path, "figures of an evaluation; made again when needed"
     for path in storage.glob("tracking/*/"):

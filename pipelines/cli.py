@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from pipelines.params import Params
 
 SHOWN_FAILURES = 20
+EXPORTED = Path("outputs/exported")
 
 app = typer.Typer(
     name="segcore",
-    help="Image segmentation: plan, predict with trained models, list what can be trained.",
+    help="Image segmentation: plan, predict, export trained models, list what can be trained.",
     epilog="The pipeline itself runs by `make repro` or `dvc repro`.",
     no_args_is_help=True,
     add_completion=False,
@@ -57,6 +58,10 @@ def predict(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images that run together; default: params.yaml")
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(help="torch; or onnxruntime, openvino: the exported model, on the CPU"),
+    ] = "torch",
     tracking_uri: Annotated[
         str | None,
         typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow store; default: params.yaml"),
@@ -84,7 +89,7 @@ def predict(
             raise OptionError("give IMAGES, --model and --out, or --verify OUT alone")
         from pipelines.prediction.run import predict as run  # after the params: it imports torch
 
-        summary = run(params, images=images, model=model, out=out, overlays=overlays)
+        summary = run(params, images=images, model=model, out=out, overlays=overlays, engine=engine)
         typer.echo(str(summary))
         _say_rows([(row.path, row.reason) for row in summary.failed], "red")
         raise typer.Exit(summary.exit_code)
@@ -107,6 +112,39 @@ def _say_rows(rows: Sequence[tuple[str, str]], color: str) -> None:
     if len(rows) > SHOWN_FAILURES:
         more = len(rows) - SHOWN_FAILURES
         typer.secho(f"  and {more} more: see the manifest", fg=color, err=True)
+
+
+@app.command()
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(help="models:/NAME@champion, models:/NAME/3, or the folder of a package"),
+    ],
+    to: Annotated[str, typer.Option(help="onnx, torch-export or openvino")] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(help="The file; default: outputs/exported/ARCHITECTURE.SUFFIX")
+    ] = None,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow store; default: params.yaml"),
+    ] = None,
+) -> None:
+    """Write a semantic model as a file for other runtimes, and check it beside torch.
+
+    The file takes uint8 images [N, C, H, W] of any size from 32 on, normalises them itself, and
+    returns logits; classes and palette are in its metadata.
+    """
+    with errors():
+        params = load_params().override({"tracking.uri": tracking_uri} if tracking_uri else {})
+        from pipelines.prediction.located import locate
+        from segcore.export import export_package
+        from segcore.package import read_spec
+
+        package, _ = locate(params, model)
+        file, agreement = export_package(
+            package, out or EXPORTED / read_spec(package).architecture.replace(":", "-"), to=to
+        )
+        typer.echo(f"{file}: {agreement}")
 
 
 @app.command()

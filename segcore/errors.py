@@ -28,6 +28,10 @@ class PackageError(SegcoreError, ValueError):
     """A model package on disk is missing, incomplete or does not match its digest."""
 
 
+class ExportError(SegcoreError, ValueError):
+    """A model cannot be written in a format, or an exported file cannot be run."""
+
+
 class CheckpointError(SegcoreError, ValueError):
     """A checkpoint is missing, incomplete or belongs to another run."""
 

@@ -1,6 +1,5 @@
 """The model package on disk: `model.safetensors`, `model.json`, `README.md`; never a pickle."""
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -62,7 +61,7 @@ def save_package(
         (fresh / WEIGHTS).chmod(0o644)  # safetensors leaves it to its owner alone
         document = {
             "format": FORMAT,
-            **_plain(dataclasses.asdict(spec)),
+            **spec.to_json(),
             "versions": dict(spec.versions) or _versions(),
             "weights_sha256": _sha256(fresh / WEIGHTS),
         }
@@ -169,16 +168,6 @@ def _unwrap(model: nn.Module) -> nn.Module:
     return _unwrap(compiled) if isinstance(compiled, nn.Module) else model
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
 def _versions() -> dict[str, str]:
     return {
         "segcore": segcore.__version__,
@@ -219,13 +208,7 @@ def _description(path: Path) -> dict[str, Any]:
 def _spec(document: Mapping[str, Any], file: Path) -> PackageSpec:
     values = {k: v for k, v in document.items() if k not in ("format", "weights_sha256")}
     try:
-        for key in ("classes", "mean", "std", "things"):
-            values[key] = tuple(values[key])
-        values["palette"] = tuple((r, g, b) for r, g, b in values["palette"])
-        if values["input_size"] is not None:
-            height, width = values["input_size"]
-            values["input_size"] = (int(height), int(width))
-        return PackageSpec(**values)
+        return PackageSpec.from_json(values)
     except (KeyError, TypeError, ValueError) as error:
         raise PackageError(
             f"{file} is not a package description ({error}): copy the package again"

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipelines.params import CRFParams, Params
 from pipelines.prediction.files import sha256_file
 from pipelines.prediction.inputs import Input
-from pipelines.prediction.manifest import Row
+from pipelines.prediction.manifest import TORCH, Row
 from segcore.errors import unknown_name
 from segcore.inference.predictor import FREE_SHARE
 from segcore.inference.spec import PackageSpec
@@ -41,6 +42,8 @@ class Job:
         max_megapixels: of an image file.
         run_id: of the MLflow run that trained the model; "" where that is not known.
         commit: of the code that trained it, likewise.
+        exported: file that the engine runs; None where it is torch.
+        engine: "torch", or a key of `segcore.export.ENGINES`.
         memory_share: of a node's free memory that is this worker's, where it is not told.
     """
 
@@ -59,6 +62,8 @@ class Job:
     max_megapixels: float
     run_id: str = ""
     commit: str = ""
+    exported: Path | None = None
+    engine: str = TORCH
     memory_share: float = 1.0
 
     @property
@@ -85,12 +90,13 @@ class Job:
             min_score=self.min_score,
             run_id=self.run_id,
             commit=self.commit,
+            engine=self.engine,
         )
 
     def made(self, item: Input, known: Row) -> bool:
         """Whether a row of an earlier run tells of this model, used in this way."""
         own = self.row(item, "ok")
-        keys = ("model_digest", "crf", "precision", "min_score")
+        keys = ("model_digest", "crf", "precision", "min_score", "engine")
         return all(getattr(known, key) == getattr(own, key) for key in keys)
 
     def is_written(self, item: Input) -> bool:
@@ -114,14 +120,16 @@ class Job:
         gib = self.max_memory_gib
         if gib is None and self.memory_share < 1:
             gib = self.memory_share * FREE_SHARE * available_memory_gib(device)
-        return load_package(
-            self.package,
-            device=device,
-            precision=self.precision,
-            max_memory_gib=gib,
-            **({"crf": self.crf.build()} if self.crf else {}),
-            **({"min_score": self.min_score} if self.min_score is not None else {}),
-        )
+        options: dict[str, Any] = {"precision": self.precision, "max_memory_gib": gib}
+        if self.crf is not None:
+            options["crf"] = self.crf.build()
+        if self.min_score is not None:
+            options["min_score"] = self.min_score
+        if self.exported is not None:
+            from segcore.export import load_exported
+
+            return load_exported(self.exported, engine=self.engine, **options)
+        return load_package(self.package, device=device, **options)
 
 
 def make_job(

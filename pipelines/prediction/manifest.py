@@ -15,6 +15,7 @@ from segcore.data.atomic import write_file
 
 FILE = "manifest.parquet"
 DEFAULT_PRECISION = "fp32"  # of manifests that do not say
+TORCH = "torch"  # likewise
 BEFORE = pa.schema(
     [
         ("path", pa.string()),
@@ -29,7 +30,7 @@ BEFORE = pa.schema(
 # What a result depends on beside its input, and where the model came from.
 MADE_BY = (
     "model_digest", "model_version", "dataset_digest", "run_id", "commit", "crf", "precision",
-    "min_score",
+    "min_score", "engine",
 )  # fmt: skip
 # Between them stand the columns of the kind of task (`Kind.row_columns`).
 AFTER = pa.schema(
@@ -46,6 +47,7 @@ AFTER = pa.schema(
         ("files", pa.map_(pa.string(), pa.string())),
         ("channel_means", pa.list_(pa.float64())),
         ("channel_stds", pa.list_(pa.float64())),
+        ("engine", pa.string()),
     ]
 )
 
@@ -73,6 +75,7 @@ class Row:
         commit: of the code that trained it, likewise.
         files: sha256 of each file written for it, by its path relative to the manifest.
         channel_means, channel_stds: of the input's pixels, per channel, in 0..1.
+        engine: what ran the model: torch, onnxruntime or openvino.
     """
 
     path: str
@@ -83,6 +86,7 @@ class Row:
     crf: str = ""
     precision: str = DEFAULT_PRECISION
     min_score: float | None = None
+    engine: str = TORCH
     sha256: str = ""
     reason: str = ""
     mask_path: str = ""
@@ -165,7 +169,12 @@ def made_of(row: Row) -> dict[str, Any]:
         "input_sha256": row.sha256,
         **{name: getattr(row, name) for name in MADE_BY},
     }
-    return {key: value for key, value in facts.items() if value not in ("", None)}
+    usual = ("engine", TORCH)  # which masks do not say
+    return {
+        key: value
+        for key, value in facts.items()
+        if value not in ("", None) and (key, value) != usual
+    }
 
 
 def _row(record: dict[str, Any], own: list[str]) -> Row:
@@ -182,6 +191,7 @@ def _row(record: dict[str, Any], own: list[str]) -> Row:
             "files": dict(record["files"] or ()),
             "channel_means": tuple(record["channel_means"] or ()),
             "channel_stds": tuple(record["channel_stds"] or ()),
+            "engine": record["engine"] or TORCH,
             "facts": facts,
         }
     )

@@ -14,15 +14,13 @@ from pipelines.prediction.drift import Drift
 from pipelines.prediction.files import sweep
 from pipelines.prediction.inputs import Input, find_inputs
 from pipelines.prediction.job import Job, make_job
-from pipelines.prediction.manifest import Row
+from pipelines.prediction.located import exported, locate
+from pipelines.prediction.manifest import TORCH, Row
 from pipelines.prediction.worker import Worker
 from pipelines.progress import progress
-from pipelines.storage import absolute
-from pipelines.tracking.registry import Registry
 from segcore.inference.predictor import best_device
 from segcore.machine import describe_machine
 
-REGISTRY = "models:/"
 SOME_FAILED = 3
 SAVE_S = 10.0
 SAVE_EVERY = 20  # times as long as the last took: at most a twentieth of the time goes into it
@@ -66,7 +64,14 @@ class Summary:
 
 
 def predict(
-    params: Params, *, images: str, model: str, out: Path, overlays: bool, prune: bool = False
+    params: Params,
+    *,
+    images: str,
+    model: str,
+    out: Path,
+    overlays: bool,
+    prune: bool = False,
+    engine: str = TORCH,
 ) -> Summary:
     """Predict every input that has no valid result yet.
 
@@ -81,16 +86,21 @@ def predict(
             manifest.parquet.
         overlays: also write overlays/.
         prune: remove rows and files of inputs that are no longer given.
+        engine: what runs the model: "torch", or a key of `segcore.export.ENGINES`, which runs the
+            exported model on the CPU.
 
     Raises:
+        ExportError: the model cannot be exported, or the engine is not installed.
         DataError: there are no inputs, or `out` is not writable.
         PackageError: the model is not a whole package.
         TrackingError: the registry has no such model.
     """
     start = time.monotonic()
     inputs = find_inputs(images, exclude=out)
-    package, facts = _locate(params, model)
+    package, facts = locate(params, model)
     job = make_job(params, package=package, out=out, overlays=overlays, **facts)
+    if engine != TORCH:
+        job = exported(params, job, engine)
     if journal.exists(out):  # an earlier job was killed
         sweep(out, {output.folder for output in job.kind.outputs(job.kind.extras)})
     known = manifest.read(out)
@@ -111,16 +121,6 @@ def predict(
         out=out,
         drift=seen,
     )
-
-
-def _locate(params: Params, model: str) -> tuple[Path, dict[str, str]]:
-    """Folder of the model package, what the manifest calls it, and what trained it."""
-    if not model.startswith(REGISTRY):
-        return absolute(model), {"version": model}
-    registry = Registry(params)
-    version = registry.resolve(model)
-    made = {"version": version.uri, "run_id": version.run_id, "commit": version.commit}
-    return registry.download(version), made
 
 
 def _is_there(out: Path, row: Row) -> bool:

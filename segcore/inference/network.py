@@ -1,12 +1,14 @@
 """The forward pass of inference: uint8 pixels to scores, on a device, at a precision."""
 
 import copy
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segcore.errors import OptionError
+from segcore.errors import OptionError, SegcoreError
+from segcore.inference.memory import PROBE, SURE_BYTES, bytes_per_pixel
 from segcore.inference.spec import PackageSpec
 
 PRECISIONS: dict[str, torch.dtype | None] = {
@@ -18,6 +20,21 @@ MIN_SIDE = 32
 
 # Autocast would cast the weights of these anew in every pass: its cache is for training alone.
 _CAST = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+
+
+class PixelNetwork(Protocol):
+    """What makes scores of pixels, whatever computes them.
+
+    `model` is what runs inside.
+    """
+
+    model: nn.Module
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Scores [N, K, H, W] in float32 of uint8 pixels [N, H, W, C] of any size."""
+
+    def bytes_per_pixel(self) -> float:
+        """Memory that a pass takes, by pixel of its input."""
 
 
 class Network:
@@ -60,14 +77,51 @@ class Network:
     def forward(self, x: Tensor) -> Tensor:
         """Scores in float32 of normalised images [N, C, H, W]; small ones are padded."""
         height, width = x.shape[-2:]
-        right, bottom = max(0, MIN_SIDE - width), max(0, MIN_SIDE - height)
-        if right or bottom:
-            x = functional.pad(x, (0, right, 0, bottom), mode="replicate")
+        x = fill_up(x)
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             scores: Tensor = self.model(x)["out"]
         return scores[..., :height, :width].float()
+
+    def bytes_per_pixel(self) -> float:
+        """Memory that a pass takes, by pixel of its input: measured on a small one."""
+        x = torch.zeros(1, self._mean.shape[1], PROBE, PROBE, device=self.device)
+        try:
+            return bytes_per_pixel(self.forward, x)
+        except (RuntimeError, SegcoreError):  # a model that does not take this size
+            return SURE_BYTES
+
+
+class Normalised(nn.Module):
+    """A semantic model with the normalisation inside, as exported files have it.
+
+    Shape:
+        image: uint8 [N, C, H, W], H and W at least 32
+        returns: float32 [N, num_classes, H, W], logits
+    """
+
+    def __init__(self, model: nn.Module, spec: PackageSpec) -> None:
+        super().__init__()
+        self.model = model
+        self.mean: Tensor
+        self.std: Tensor
+        for name, values in (("mean", spec.mean), ("std", spec.std)):
+            self.register_buffer(name, torch.tensor(values)[:, None, None] * 255.0)
+        self.eval()
+
+    def forward(self, image: Tensor) -> Tensor:
+        scores: Tensor = self.model((image.float() - self.mean) / self.std)["out"]
+        return scores
+
+
+def fill_up(x: Tensor) -> Tensor:
+    """Continue images [N, C, H, W] below and to the right up to the least side of a model."""
+    height, width = x.shape[-2:]
+    right, bottom = max(0, MIN_SIDE - width), max(0, MIN_SIDE - height)
+    if right or bottom:
+        x = functional.pad(x, (0, right, 0, bottom), mode="replicate")
+    return x
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:

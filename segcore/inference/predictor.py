@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segcore.errors import SegcoreError
 from segcore.inference import tiling
 from segcore.inference.images import MAX_MEGAPIXELS, ImageArray, ImageLike, resize, to_array
-from segcore.inference.memory import PROBE, SURE_BYTES, bytes_per_pixel
-from segcore.inference.network import Network
+from segcore.inference.memory import SURE_BYTES
+from segcore.inference.network import Network, PixelNetwork
 from segcore.inference.spec import PackageSpec
 from segcore.machine import GIB, available_memory_gib
 
@@ -56,7 +55,8 @@ class Predictor:
     (`segcore.inference.tiling`); a `crf` then sees one tile at a time.
 
     Args:
-        model: semantic model, in eval mode from here on.
+        model: semantic model, in eval mode from here on; or what runs it already, as it is (an
+            exported file, say), whatever device and precision are.
         spec: how images are prepared and what the classes are.
         device: where the model runs.
         digest: of the model package, "" for a model that has none.
@@ -71,7 +71,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | PixelNetwork,
         spec: PackageSpec,
         *,
         device: str | torch.device = "cpu",
@@ -82,7 +82,11 @@ class Predictor:
         max_megapixels: float | None = MAX_MEGAPIXELS,
     ) -> None:
         self.device = torch.device(device)
-        self.network = Network(model, spec, device=self.device, precision=precision)
+        self.network: PixelNetwork = (
+            Network(model, spec, device=self.device, precision=precision)
+            if isinstance(model, nn.Module)
+            else model
+        )
         self.model = self.network.model
         self.precision = precision
         self.spec = spec
@@ -232,11 +236,7 @@ class Predictor:
         after += CRF_BYTES if self.crf is not None else 0
         if self.spec.input_size:
             return after
-        x = torch.zeros(1, self.spec.in_channels, PROBE, PROBE, device=self.device)
-        try:
-            return after + bytes_per_pixel(self.network.forward, x)
-        except (RuntimeError, SegcoreError):  # a model that does not take this size
-            return SURE_BYTES
+        return after + self.network.bytes_per_pixel()
 
 
 def best_device() -> str:

@@ -1,7 +1,8 @@
 """What a model package knows about its model: everything that inference needs beside weights."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from segcore.errors import OptionError
@@ -65,3 +66,34 @@ class PackageSpec:
                     f"PackageSpec.{name} has {length} entries, expected {expected}: "
                     f"num_classes is {self.num_classes}, in_channels {self.in_channels}"
                 )
+
+    def to_json(self) -> dict[str, Any]:
+        """Values that JSON has; a figure that is not finite becomes null."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "PackageSpec":
+        """The spec that `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: these are not the values of a spec.
+        """
+        fields = dict(values)
+        for key in ("classes", "mean", "std", "things"):
+            fields[key] = tuple(fields[key])
+        fields["palette"] = tuple((r, g, b) for r, g, b in fields["palette"])
+        if fields["input_size"] is not None:
+            height, width = fields["input_size"]
+            fields["input_size"] = (int(height), int(width))
+        return cls(**fields)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

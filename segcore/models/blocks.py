@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 
 from segcore.errors import OptionError, ShapeError
 
@@ -47,11 +50,13 @@ def pad_to_multiple(x: Tensor, multiple: int, *, minimum: int = 0) -> Tensor:
         multiple: the model's total stride.
         minimum: smallest side of the result; two strides keep batch norm defined at batch 1.
     """
-    padding: list[int] = []
+    least = math.ceil(minimum / multiple) * multiple
+    padding: list[Any] = []
     for side in reversed(x.shape[2:]):
-        target = max(math.ceil(side / multiple), math.ceil(minimum / multiple)) * multiple
-        padding += [0, target - side]
-    return F.pad(x, padding) if any(padding) else x
+        # Of integers, by sym_max: an exported graph computes it for any size.
+        whole = (side + multiple - 1) // multiple * multiple
+        padding += [0, torch.sym_max(whole, least) - side]
+    return F.pad(x, padding) if is_exporting() or any(padding) else x
 
 
 def crop_to(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -64,17 +69,16 @@ def crop_to(x: Tensor, size: Sequence[int]) -> Tensor:
 def reflect_pad(x: Tensor, margin: int) -> Tensor:
     """Mirror [N, C, H, W] outwards by margin on all sides, as often as a small image needs."""
     for axis in (2, 3):
-        left = margin
-        while left:
-            step = min(left, x.shape[axis] - 1)
-            x = F.pad(x, (step, step, 0, 0) if axis == 3 else (0, 0, step, step), mode="reflect")
-            left -= step
+        place = torch.arange(-margin, x.shape[axis] + margin, device=x.device)
+        last = place[-1:] - margin
+        # There and back again: a triangular wave of period 2 * last.
+        x = x.index_select(axis, last - (place % (2 * last) - last).abs())
     return x
 
 
 def resize(x: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
     """Bilinear interpolation of [N, C, h, w] to `size`; the same tensor where it has it."""
-    if tuple(x.shape[2:]) == tuple(size):
+    if not is_exporting() and tuple(x.shape[2:]) == tuple(size):
         return x
     return F.interpolate(x, size=list(size), mode="bilinear", align_corners=align_corners)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 
 from segcore.errors import OptionError, ShapeError
 from segcore.models.blocks import check_choice, init_subpixels
@@ -104,11 +105,12 @@ class Upsample(nn.Sequential):
     ) -> Tensor:
         for layer in self:
             x = layer(x, indices, size) if isinstance(layer, Enlarge) else layer(x)
-        if size is None or tuple(x.shape[2:]) == tuple(size):
+        if size is None or (not is_exporting() and tuple(x.shape[2:]) == tuple(size)):
             return x
         x = x[:, :, : size[0], : size[1]]
         missing = (0, size[1] - x.shape[3], 0, size[0] - x.shape[2])
-        return F.pad(x, missing, mode="replicate") if any(missing) else x
+        any_size = is_exporting()  # what is 0 for one may not be for another
+        return F.pad(x, missing, mode="replicate") if any_size or any(missing) else x
 
 
 def _same_conv(in_channels: int, out_channels: int, kernel_size: int) -> nn.Module:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from segcore.data.targets import Described, Label, Targets
-from segcore.errors import OptionError
+from segcore.errors import ExportError, OptionError
 from segcore.inference.images import ImageArray
 from segcore.inference.spec import PackageSpec
 from segcore.tasks.base import Batch, Task
@@ -184,6 +184,18 @@ class Kind:
                     "null in params.yaml)"
                 )
         return self.predictor(model, spec, **options)
+
+    def graph(self, model: nn.Module, spec: PackageSpec) -> nn.Module:
+        """What an exported file computes: uint8 images [N, C, H, W] to one tensor.
+
+        Raises:
+            ExportError: predictions of this kind are not what one graph computes.
+        """
+        raise ExportError(
+            f"{spec.architecture} cannot be exported: {self.title.lower()} finds a number of "
+            "objects that varies, in steps outside the network; models of `segcore models --task "
+            "semantic` can be"
+        )
 
     def serve(self, predictions: Sequence[Any]) -> Any:
         """What the registered model returns: an array, or a dict of arrays, as `served` says."""

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from segcore.errors import OptionError
-from segcore.models.blocks import check_choice, check_images, init_subpixels, pad_to_multiple
+from segcore.models.blocks import (
+    check_choice,
+    check_images,
+    crop_to,
+    init_subpixels,
+    pad_to_multiple,
+)
 from segcore.models.card import ModelCard
 from segcore.models.growing_stack import grow, remember
 from segcore.models.upsampling import UPSAMPLINGS, create_upsample
@@ -161,7 +167,8 @@ class TransitionUp(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         if self.cut:
-            return center_crop(self.enlarge(x), skip)
+            # 2 h + 1 rows for 2 h or 2 h + 1: at the centre is from the first on.
+            return crop_to(self.enlarge(x), skip.shape[2:])
         enlarged: Tensor = self.enlarge(x, size=skip.shape[2:])
         return enlarged
 
@@ -230,13 +237,6 @@ class FCDenseNet(nn.Module):
             stack, block = above(transition(new, skip), skip), above
         logits = self.classifier(stack)
         return {"out": logits[:, :, :height, :width]}
-
-
-def center_crop(x: Tensor, skip: Tensor) -> Tensor:
-    """Cut the transposed convolution's odd border down to the size of the skip."""
-    top = (x.shape[2] - skip.shape[2]) // 2
-    left = (x.shape[3] - skip.shape[3]) // 2
-    return x[:, :, top : top + skip.shape[2], left : left + skip.shape[3]]
 
 
 def _build(

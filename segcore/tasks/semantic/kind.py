@@ -7,10 +7,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 from PIL import Image
+from torch import nn
 
 from segcore.data.targets import ClassMaps, Described, Label, Targets
 from segcore.inference import visualize
 from segcore.inference.images import ImageArray
+from segcore.inference.network import Normalised
 from segcore.inference.predictor import Prediction, Predictor
 from segcore.inference.spec import PackageSpec
 from segcore.metrics import scores
@@ -58,6 +60,10 @@ class SemanticKind(Kind):
             "image": torch.randint(256, (count, data.in_channels, *size), dtype=torch.uint8),
             "target": torch.zeros((count, *size), dtype=torch.int64),
         }
+
+    def graph(self, model: nn.Module, spec: PackageSpec) -> nn.Module:
+        """Logits, with the normalisation inside."""
+        return Normalised(model, spec)
 
     def serve(self, predictions: Sequence[Prediction]) -> Any:
         """int64 class maps [N, H, W]."""
