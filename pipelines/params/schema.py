@@ -140,6 +140,10 @@ class ClusterParams(Section):
     address: str = Field(description="local, auto, or the address of a head node")
     max_failures: int = Field(ge=0)
     storage: str = Field(description="folder of checkpoints; shared by the nodes")
+    submit: str | None = Field(description="a head's dashboard: stages are sent there as jobs")
+    submit_root: str | None = Field(
+        description="folder in which jobs work, seen here and there; null: this one"
+    )
 
 
 class TrackingParams(Section):
