@@ -21,6 +21,7 @@ EXCLUDES = [
 ]  # fmt: skip
 STOP_S = 30  # for a job's last checkpoint
 POLL_S = 0.5
+LOST_S = 60.0
 ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
 DONE = {0, 3}  # 3: some inputs of a prediction failed, the others are there
 TOKEN = "ray_token"
@@ -92,7 +93,7 @@ def _client(address: str, params: Params) -> Any:
     except Exception as error:  # Ray raises bare ConnectionError and RuntimeError, among others
         raise ClusterError(
             f"no Ray cluster takes jobs at cluster.submit {address!r} "
-            f"({str(error).splitlines()[0]}): give the head's dashboard, http://HEAD:8265, and "
+            f"({(str(error) or type(error).__name__).splitlines()[0]}): give the head's dashboard, http://HEAD:8265, and "
             "its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH), or set cluster.submit to null"
         ) from error
 
@@ -140,12 +141,20 @@ def _follow(client: Any, job: str) -> None:
             sys.stdout.write(new)
             sys.stdout.flush()
 
+    answered = time.monotonic()
     while True:
-        with suppress(OSError, RuntimeError):
+        with suppress(Exception):  # aiohttp's and Ray's, of a connection that broke
             asyncio.run(tail())
-        with suppress(OSError, RuntimeError):
+        try:
             if str(client.get_job_status(job).value) in ENDED:
                 return
+            answered = time.monotonic()
+        except Exception as error:
+            if time.monotonic() - answered > LOST_S:
+                raise ClusterError(
+                    f"the cluster has not answered for {LOST_S:g} s; job {job} may still run: the "
+                    "same command follows it again, or goes on from its newest checkpoint"
+                ) from error
         time.sleep(POLL_S)
 
 
