@@ -93,8 +93,9 @@ def _client(address: str, params: Params) -> Any:
     except Exception as error:  # Ray raises bare ConnectionError and RuntimeError, among others
         raise ClusterError(
             f"no Ray cluster takes jobs at cluster.submit {address!r} "
-            f"({(str(error) or type(error).__name__).splitlines()[0]}): give the head's dashboard, http://HEAD:8265, and "
-            "its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH), or set cluster.submit to null"
+            f"({(str(error) or type(error).__name__).splitlines()[0]}): give the head's dashboard, "
+            "http://HEAD:8265, and its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH), or set "
+            "cluster.submit to null"
         ) from error
 
 
