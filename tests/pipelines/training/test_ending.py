@@ -52,7 +52,9 @@ def test_terminated_in_an_epoch_loses_no_step(workspace) -> None:
     assert not (workspace.root / "outputs/candidate").exists()
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "how", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_nothing_writes_on_when_dvc_is_gone_and_the_next_repro_goes_on(workspace, how) -> None:
     workspace.write(**{**LONG, "train.epochs": 1, "train.epoch_steps": 400})
     environment = {
