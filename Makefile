@@ -2,6 +2,7 @@
 #   make repro   set up and run the whole pipeline
 #   make test    set up and pass the tests
 PYTHON ?= python3
+STAGE ?= train
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -9,7 +10,7 @@ UV := $(BIN)/uv pip
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: repro test test-slow test-cluster lint format type ui lock clean help
+.PHONY: repro submit test test-slow test-cluster lint format type ui lock clean help
 
 help:
 	@grep -E '^#  |^# [A-Z]' Makefile | cut -c3-; \
@@ -38,6 +39,9 @@ repro: $(READY)
 		"  predictions  outputs/predictions/overlays" \
 		"  every run    make ui" \
 		"  your images  $(BIN)/segcore predict IMAGES --model outputs/candidate --out masks/"
+
+submit: $(READY)
+	@python -m pipelines.$(STAGE)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadfile -m "not slow and not ray and not gpu and not cluster"

@@ -31,6 +31,7 @@ from pipelines.params import Params
 from pipelines.storage import read_lines
 from segcore.data.prepare import prepare
 from segcore.datasets import DataSource, create_dataset
+from segcore.errors import SegcoreError
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "faults.json"
@@ -79,26 +80,15 @@ VALUES = {
 
 @dataclass
 class Outcome:
-    """What a fault did.
-
-    Args:
-        seed: it was drawn from.
-        stage: that it hit.
-        victim: the process that died; "none" if the stage had ended before.
-        runs: of the command until it ended well; 0 if it never did.
-        steps_lost: steps that were done when it died and that no checkpoint held.
-        wrong: outputs that are missing, twice there, or unlike the undisturbed ones.
-        corrupt: files that cannot be read.
-        seconds: from the first start to the end.
-    """
+    """What a fault did."""
 
     seed: int
     stage: str
-    victim: str
-    runs: int
-    steps_lost: int
-    wrong: int
-    corrupt: int
+    victim: str  # "none": the stage had ended before
+    runs: int  # of the command until it ended well; 0: never
+    steps_lost: int  # done when it died, and in no checkpoint
+    wrong: int  # outputs that are missing, twice there, or unlike the undisturbed ones
+    corrupt: int  # files that cannot be read
     seconds: float
 
 
@@ -110,14 +100,11 @@ class Project:
         values = VALUES | {"tracking.uri": f"sqlite:///{root}/mlflow.db"}
         params = Params.load(ROOT / "params.yaml").override(values)
         root.mkdir()
-        self._write(params)
+        (root / "params.yaml").write_text(yaml.safe_dump(params.dump()))
         source = DataSource(raw=root / "data/raw/streets", options=SIZES)
         dataset = create_dataset("streets", source)
         dataset.download()
         prepare(dataset, root / "data/shards/streets", workers=1)
-
-    def _write(self, params: Params) -> None:
-        (self.root / "params.yaml").write_text(yaml.safe_dump(params.dump()))
 
     def use_package(self) -> None:
         """Keep the trained package for predictions, and pictures to predict."""
@@ -127,9 +114,9 @@ class Project:
         split = segcore.open_shards(self.root / "data/shards/streets").split("train")
         for index in range(PICTURES):
             (images / f"{index:05}.png").write_bytes(split.read(index % len(split)).image)
-        params = Params.load(self.root / "params.yaml")
+        file = self.root / "params.yaml"
         values = {"predict.images": str(images), "predict.model": str(self.root / "package")}
-        self._write(params.override(values))
+        file.write_text(yaml.safe_dump(Params.load(file).override(values).dump()))
 
     def start(self, stage: str) -> subprocess.Popen[bytes]:
         """A stage's process."""
@@ -139,7 +126,7 @@ class Project:
             cwd=self.root,
             env=environment,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
         )
 
     def clear(self) -> None:
@@ -222,13 +209,13 @@ def judge(project: Project, stage: str) -> tuple[int, int]:
         wrong = differences(listed, names) + differences([mask.name for mask in masks], names)
         return wrong, sum(not readable(mask) for mask in masks)
     if stage == "train":
-        file = "model.safetensors"
-        package, undisturbed = outputs / "candidate", project.root / "package"
+        packages = (outputs / "candidate", project.root / "package")
+        found, kept = (folder / "model.safetensors" for folder in packages)
         try:
-            segcore.load_package(package)
-        except segcore.SegcoreError:
+            segcore.load_package(found.parent)
+        except SegcoreError:
             return 0, 1
-        return int((package / file).read_bytes() != (undisturbed / file).read_bytes()), 0
+        return int(found.read_bytes() != kept.read_bytes()), 0
     best = outputs / "tune/best.yaml"
     found = yaml.safe_load(best.read_text()) if best.is_file() else {}
     return int("train.lr" not in found.get("overrides", {})), 0

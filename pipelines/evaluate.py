@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pipelines import stage
+from pipelines.cluster.submit import here_or_there
 from pipelines.params import Params
 from pipelines.storage import absolute
 
@@ -21,4 +22,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage.run(here_or_there("evaluate", main))

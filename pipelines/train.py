@@ -9,6 +9,7 @@ from typing import Any
 import segcore
 from pipelines import stage, storage
 from pipelines.cluster import train as ray_train
+from pipelines.cluster.submit import here_or_there
 from pipelines.errors import TrackingError
 from pipelines.params import Params
 from pipelines.params.file import read_yaml
@@ -250,4 +251,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage.run(here_or_there("train", main))

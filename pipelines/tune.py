@@ -7,6 +7,7 @@ import yaml
 import segcore
 from pipelines import stage, storage, train
 from pipelines.cluster import tune as ray_tune
+from pipelines.cluster.submit import here_or_there
 from pipelines.params import Params
 from pipelines.params.planned import load_planned
 from pipelines.progress import progress
@@ -96,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage.run(here_or_there("tune", main))

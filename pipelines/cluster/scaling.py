@@ -7,8 +7,8 @@ does not see nodes that were added by hand. These policies ask nobody and look f
 
 import socket
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPo
 
 LOOK_S = 2.0  # between two looks for more room
 WAIT_S = 0.5  # between two looks while there is too little
-SETTLE_S = 10.0  # in which a group that has ended gives back its room
+PATIENCE_S = 10.0  # for room to appear, before Ray is told to wait for it
 ANSWER_S = 0.5  # of a node that lives
 
 Resources = Mapping[str, float]
@@ -52,82 +52,76 @@ class ElasticGroup(FixedGroup):
         super().__init__(scaling_config=scaling_config)
         self._sizes = tuple(sizes)
         self._checkpoints = checkpoints
-        self._size = 0
         self._next_look = 0.0
         self._larger = 0
         self._newest = ""
+        self._held: Counter[str] = Counter()  # workers by node, until their room is given back
         self._ended: float | None = None
 
     def make_decision_for_non_running_worker_group(self) -> Any:
-        """Start with what fits; right after an end, wait for the room that it gives back."""
+        """Start at the size that fits, what the group that ended still holds included."""
         now = time.monotonic()
         self._ended = self._ended or now
-        nodes = living_nodes()
-        size = self._fitting([node.free for node in nodes])
-        most = min(self._size, self._fitting([node.total for node in nodes]))
-        settled = size >= most or now > self._ended + SETTLE_S
-        if not size or not settled:
+        size = self._fitting()
+        if not size and now < self._ended + PATIENCE_S:
             time.sleep(WAIT_S)
             return NoopDecision()
-        return self._resize(size)
+        return self._resize(size or self._sizes[0])  # Ray then waits for the room
 
     def make_decision_for_running_worker_group(
         self, worker_group_state: Any, worker_group_status: Any
     ) -> Any:
         """Grow at the next checkpoint, once there is room for more."""
-        now = time.monotonic()
+        self._held = Counter(worker.metadata.node_id for worker in worker_group_state.workers)
+        running = self._held.total()
         if self._larger and _newest(self._checkpoints) != self._newest:
             return self._resize(self._larger)
-        if now >= self._next_look and self._size < self._sizes[-1]:
+        now = time.monotonic()
+        if now >= self._next_look and running < self._sizes[-1]:
             self._next_look = now + LOOK_S
-            free = [node.free for node in living_nodes()]
-            larger = self._fitting(free, running=self._size)
-            if larger > self._size and not self._larger:
+            size = self._fitting()
+            if size > running and not self._larger:
                 self._newest = _newest(self._checkpoints)
-            self._larger = larger if larger > self._size else 0
+            self._larger = size if size > running else 0
         return NoopDecision()
 
     def _resize(self, size: int) -> Any:
-        self._size, self._larger, self._ended = size, 0, None
+        self._larger, self._ended, self._held = 0, None, Counter()
         return ResizeDecision(
             num_workers=size,
             resources_per_worker=self.scaling_config._resources_per_worker_not_none,
         )
 
-    def _fitting(self, nodes: Sequence[Resources], *, running: int = 0) -> int:
-        room = running + room_for(self.scaling_config._resources_per_worker_not_none, nodes)
+    def _fitting(self) -> int:
+        worker = self.scaling_config._resources_per_worker_not_none
+        room = room_for(worker, free_nodes(), self._held)
         return max((size for size in self._sizes if size <= room), default=0)
 
 
-def room_for(worker: Resources, nodes: Sequence[Resources]) -> int:
-    """How many workers fit on nodes with these free resources."""
+def room_for(worker: Resources, nodes: Mapping[str, Resources], held: Mapping[str, int]) -> int:
+    """How many workers fit on some nodes.
+
+    Args:
+        worker: what one asks for.
+        nodes: free resources by node.
+        held: workers by node that would make room.
+    """
     asked = {name: amount for name, amount in worker.items() if amount > 0}
     return sum(
-        int(min(node.get(name, 0.0) // amount for name, amount in asked.items()))
-        for node in nodes
+        held.get(name, 0) + int(min(free.get(key, 0.0) // amount for key, amount in asked.items()))
+        for name, free in nodes.items()
         if asked
     )
 
 
-@dataclass(frozen=True)
-class Living:
-    """A node that answers: its free resources, and all of them."""
-
-    free: Resources
-    total: Resources
-
-
-def living_nodes() -> list[Living]:
-    """The nodes that answer."""
+def free_nodes() -> dict[str, Resources]:
+    """Free resources of each node that answers, by its id."""
     import ray
     from ray._private.state import available_resources_per_node
 
     free = available_resources_per_node()
-    return [
-        Living(free.get(node["NodeID"], {}), node["Resources"])
-        for node in ray.nodes()
-        if node["Alive"] and _answers(node)
-    ]
+    living = [node for node in ray.nodes() if node["Alive"] and _answers(node)]
+    return {node["NodeID"]: free.get(node["NodeID"], {}) for node in living}
 
 
 def _answers(node: Mapping[str, Any]) -> bool:

@@ -167,6 +167,10 @@ class ClusterParams(Section):
     storage: Address = Field(
         description="of checkpoints and searches: a folder that all nodes see, or s3://bucket/prefix"
     )
+    submit: str | None = Field(description="a head's dashboard: stages are sent there as jobs")
+    submit_root: str | None = Field(
+        description="folder in which jobs work, seen here and there; null: this one"
+    )
 
 
 class TrackingParams(Section):

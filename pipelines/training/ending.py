@@ -15,6 +15,7 @@ from types import FrameType
 FILE = "end_asked"
 GRACE_S = 20.0  # for the step at hand and its checkpoint; clouds give 30 s and more
 LOOK_S = 0.2
+AGAIN_S = 1.0  # the death of a parent with several threads brings several SIGTERMs at once
 
 _heard = threading.Event()
 
@@ -55,7 +56,7 @@ def checkpoint_first(folder: Path) -> Iterator[None]:
     """For the length of a block, let SIGTERM end it only after a checkpoint.
 
     The first one asks the run in `folder` to end after its step; the block is left as soon as it
-    has. A second one, or GRACE_S, does at once what SIGTERM did before the block.
+    has. Another one after AGAIN_S, or GRACE_S, does at once what SIGTERM did before the block.
 
     Args:
         folder: of the run, which follows `Asked(folder)`.
@@ -68,7 +69,7 @@ def checkpoint_first(folder: Path) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGTERM)
+    before, first = signal.getsignal(signal.SIGTERM), 0.0
 
     def end(signum: int, frame: FrameType | None) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -77,8 +78,12 @@ def checkpoint_first(folder: Path) -> Iterator[None]:
         raise SystemExit(128 + signal.SIGTERM)
 
     def ask(signum: int, frame: FrameType | None) -> None:
+        nonlocal first
         if _heard.is_set():
-            end(signum, frame)
+            if time.monotonic() > first + AGAIN_S:
+                end(signum, frame)
+            return
+        first = time.monotonic()
         _heard.set()
         (folder / FILE).touch()
         signal.setitimer(signal.ITIMER_REAL, GRACE_S)
@@ -88,7 +93,7 @@ def checkpoint_first(folder: Path) -> Iterator[None]:
     try:
         yield
         if _heard.is_set():
-            end(signal.SIGTERM, None)
+            end(signal.SIGTERM, None)  # what ended the block early must not pass for its end
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, alarm)

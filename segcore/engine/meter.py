@@ -32,8 +32,8 @@ class TrainMeter:
     def reset(self) -> None:
         """Forget everything: an epoch begins."""
         self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-        self.batches = 0
+        self.counts: dict[str, float] = {}
+        self.batches: float = 0
         self.images = 0
         self.seconds = 0.0
 
@@ -113,4 +113,23 @@ def merged(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "batches": sum(state["batches"] for state in states),
         "images": sum(state["images"] for state in states),
         "seconds": max(state["seconds"] for state in states),
+    }
+
+
+def shared(state: dict[str, Any], before: int, now: int) -> dict[str, Any]:
+    """Figures of a whole group as the share of a group of another size.
+
+    A batch counts once on each rank; so that those of before weigh as much as those to come, they
+    count as if they had been done by as many ranks as there are now.
+
+    Args:
+        state: `merged` of all ranks.
+        before: ranks that it comes from.
+        now: ranks that go on, one of which takes it.
+    """
+    factor = now / before
+    return {
+        **state,
+        "losses": {name: [v * factor, n * factor] for name, (v, n) in state["losses"].items()},
+        "batches": state["batches"] * factor,
     }

@@ -19,7 +19,7 @@ from segcore.engine.distributed import (
     rank,
     world_size,
 )
-from segcore.engine.meter import TrainMeter, merged
+from segcore.engine.meter import TrainMeter, merged, shared
 from segcore.engine.options import FitOptions
 from segcore.engine.state import VERSION, clone, load_model
 from segcore.engine.update import Updater
@@ -257,4 +257,5 @@ class Run:
             self.meter.load_state(ranks[rank()]["meter"])
             rng.restore(ranks[rank()]["generators"], self.device)
         elif rank() == 0:
-            self.meter.load_state(merged([part["meter"] for part in ranks]))
+            figures = merged([part["meter"] for part in ranks])
+            self.meter.load_state(shared(figures, len(ranks), world_size()))

@@ -37,6 +37,7 @@ class Project(Workspace):
 
     def use(self, cluster: Cluster, **values: object) -> Params:
         """Write params for the cluster, which trains by two workers unless told otherwise."""
+        cluster.repair()
         self.cluster = cluster
         return self.write(
             **{"cluster.address": cluster.address, "cluster.num_workers": 2, **EXACT, **values}
@@ -79,8 +80,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         pytest.skip(reason)
     made = Cluster(tmp_path_factory.mktemp("nodes"))
     try:
-        made.start_head()
-        made.start_other()
+        made.repair()
         yield made
     finally:
         made.close()

@@ -182,6 +182,16 @@ class Cluster:
         """Start the other node, for the first time or again."""
         self._start(self.other, f"--address={self.address}")
 
+    def repair(self) -> None:
+        """Start again what an earlier test has killed and not brought back."""
+        if not self.head.find("gcs_server"):
+            self.head.kill()
+            self.other.kill()
+            self.start_head()
+        if not self.other.find("raylet"):
+            self.other.kill()
+            self.start_other()
+
     def _start(self, node: Node, *options: str) -> None:
         node.start(*options, home=self.home, environment=self.environment)
 

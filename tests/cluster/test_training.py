@@ -1,6 +1,7 @@
 """Training across two nodes, of which any part may die."""
 
 import signal
+import time
 from typing import Any
 
 import pytest
@@ -56,3 +57,21 @@ def test_a_worker_and_then_the_driver_killed_change_no_bit(cluster, project, und
     log = project.run("train")
     assert "resuming at step" in log
     assert project.weights == undisturbed["weights"]
+
+
+def test_a_lost_head_is_one_line_and_the_run_is_kept(cluster, project) -> None:
+    project.use(cluster, **{"train.epochs": 500, "train.checkpoint_steps": 2})
+    process = project.start("train")
+    project.wait(process, lambda: len(project.events()) >= 3)
+    (control,) = cluster.head.find("gcs_server")
+    control.kill()
+    began = time.monotonic()
+    assert process.wait(LIMIT_S) == 1
+    print(f"ended {time.monotonic() - began:.1f} s after the head")
+    lines = project.log.read_text().splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1, lines
+    assert "the head of the Ray cluster" in errors[0]
+    assert "the same command goes on" in errors[0]
+    assert not [line for line in lines if "Traceback" in line]
+    assert list(project.root.glob("outputs/runs/train-*/checkpoints/step-*.pt"))

@@ -54,18 +54,20 @@ def test_training_is_checked_for_the_smallest_group() -> None:
 
 
 @pytest.mark.parametrize(
-    ("worker", "nodes", "room"),
+    ("worker", "nodes", "held", "room"),
     [
-        ({"CPU": 1, "GPU": 0}, [{"CPU": 2.0}, {"CPU": 1.0}], 3),
-        ({"CPU": 2}, [{"CPU": 3.0}, {"CPU": 1.0}], 1),  # not one half on each
-        ({"CPU": 1, "GPU": 1}, [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}], 2),
-        ({"CPU": 1}, [], 0),
+        ({"CPU": 1, "GPU": 0}, {"a": {"CPU": 2.0}, "b": {"CPU": 1.0}}, {}, 3),
+        ({"CPU": 2}, {"a": {"CPU": 3.0}, "b": {"CPU": 1.0}}, {}, 1),  # not one half on each
+        ({"CPU": 1, "GPU": 1}, {"a": {"CPU": 8.0, "GPU": 2.0}, "b": {"CPU": 8.0}}, {}, 2),
+        ({"CPU": 1}, {"a": {}, "b": {"CPU": 1.0}}, {"a": 1}, 2),
+        ({"CPU": 1}, {"a": {}}, {"a": 1, "lost": 3}, 1),
+        ({"CPU": 1}, {}, {}, 0),
     ],
 )
-def test_room_is_counted_node_by_node(worker, nodes, room: int) -> None:
+def test_room_is_counted_node_by_node(worker, nodes, held, room: int) -> None:
     from pipelines.cluster.scaling import room_for  # imports Ray
 
-    assert room_for(worker, nodes) == room
+    assert room_for(worker, nodes, held) == room
 
 
 def test_a_head_that_listens_is_told_from_one_that_is_gone() -> None:

@@ -72,6 +72,15 @@ def test_state_of_two_ranks_resumes_in_one_process(two_ranks: Seen) -> None:
     )
 
 
+def test_figures_of_an_epoch_that_two_ranks_began_and_one_ends_weigh_each_batch_alike(
+    two_ranks: Seen,
+) -> None:
+    within, end = two_ranks[0]["tiles"][:2]
+    alone = next(iter(fit_ranks.watch(fit_ranks.start_tiles(0, 1, within["state"]))))
+    assert (within["step"], alone["step"], end["step"]) == (3, 5, 5)
+    assert alone["metrics"]["train/loss"] == pytest.approx(end["metrics"]["train/loss"], rel=1e-5)
+
+
 def test_ddp_and_our_own_averaging_take_the_same_steps(two_ranks: Seen) -> None:
     for rank in two_ranks:
         for key, value in rank["averaged"].items():
