@@ -168,9 +168,9 @@ def clean(
     """
     with errors():
         from pipelines.clean import amount, duration, leftovers
-        from pipelines.storage import absolute
+        from pipelines.storage import scratch
 
-        storage = absolute(load_params().cluster.storage)
+        storage = scratch(load_params().cluster.storage)
         found = leftovers(storage)
         table = new_table("path", "size", "age", "what it is", "")
         for entry in found:

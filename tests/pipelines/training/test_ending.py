@@ -11,6 +11,7 @@ import psutil
 import pytest
 import yaml
 
+from pipelines.mirror import Mirror
 from pipelines.training import ending, run_state
 from segcore.errors import SegcoreError
 
@@ -100,10 +101,10 @@ def test_an_end_that_never_comes_is_cut_short(tmp_path: Path, monkeypatch) -> No
     monkeypatch.setattr(ending, "GRACE_S", 0.3)
 
     def run() -> None:
-        with ending.checkpoint_first(tmp_path):
+        with ending.checkpoint_first(Mirror(tmp_path)):
             os.kill(os.getpid(), signal.SIGTERM)
-            assert ending.of_driver(tmp_path)
-            assert ending.Asked(tmp_path)()
+            assert ending.of_driver(Mirror(tmp_path))
+            assert ending.Asked(Mirror(tmp_path))()
             time.sleep(60)
 
     began = time.monotonic()
