@@ -181,9 +181,9 @@ def _load_npy(encoded: bytes, channels: int) -> Pixels:
             )
         stream.seek(0)
         array: NDArray[Any] = np.load(stream, allow_pickle=False)
-    except (ValueError, OSError, EOFError, TypeError, SyntaxError, RecursionError) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except Exception as error:  # numpy parses the header as Python: every kind of error
         raise DataError(f"unreadable .npy image: {error}") from error
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != channels:
         raise DataError(
