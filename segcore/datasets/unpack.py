@@ -1,12 +1,12 @@
 """Archives from elsewhere: regular files alone, inside the folder, no more than the disk holds."""
 
+import errno
 import lzma
 import shutil
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from gzip import BadGzipFile
 from pathlib import Path
 
 from segcore.datasets.base import Progress
@@ -16,9 +16,10 @@ Select = Callable[[str], str | None]
 
 MB = 1_000_000
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 _BROKEN = (
     tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError,
-    ValueError, FileExistsError, NotADirectoryError, IsADirectoryError, BadGzipFile,
+    ValueError,
 )  # fmt: skip
 
 
@@ -33,8 +34,8 @@ def unpack(packed: Path, folder: Path, select: Select, progress: Progress) -> No
             _unpack_zip(packed, folder, select, progress)
         else:
             _unpack_tar(packed, folder, select, progress)
-    except _BROKEN as error:
-        if isinstance(error, DataError):
+    except (*_BROKEN, OSError) as error:
+        if isinstance(error, DataError) or getattr(error, "errno", None) in _DISK:
             raise
         raise DataError(
             f"{packed} is broken ({error}): replace it by an intact copy, or remove it"
