@@ -36,10 +36,12 @@ def predict(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="models:/NAME@champion, models:/NAME/3, or the folder of a package"),
+        typer.Option(
+            help="models:/NAME@champion, models:/NAME/3, or the folder or s3:// of a package"
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of masks/, overlays/ and manifest.parquet")
+        str | None, typer.Option(help="Folder, or s3://, of masks/, overlays/, manifest.parquet")
     ] = None,
     verify: Annotated[
         Path | None,

@@ -51,10 +51,15 @@ class Mirror:
         return None
 
     def names(self, name: str) -> list[str]:
-        """Names of the shared files of a folder."""
+        """Names of the shared files of a folder and of those in it, relative to it."""
         if self.place is not None:
             return sorted((self.place / name).sizes())
-        return sorted(file.name for file in (self.folder / name).glob("*") if file.is_file())
+        top = self.folder / name
+        return sorted(f.relative_to(top).as_posix() for f in top.rglob("*") if f.is_file())
+
+    def has(self, name: str) -> bool:
+        """Whether a file is shared."""
+        return self.place.has(name) if self.place else (self.folder / name).is_file()
 
     def push(self, name: str) -> None:
         """Share a file, or the files of a folder; one that is gone by now is left out."""

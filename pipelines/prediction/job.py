@@ -1,13 +1,17 @@
 """What every worker of a prediction knows."""
 
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.mirror import Mirror
 from pipelines.params import CRFParams, Params
-from pipelines.prediction.files import sha256_file
+from pipelines.prediction.files import sha256_of
 from pipelines.prediction.inputs import Input
 from pipelines.prediction.manifest import Row
-from segcore.errors import unknown_name
+from segcore.data.place import Place
+from segcore.errors import PackageError, unknown_name
 from segcore.inference.predictor import FREE_SHARE
 from segcore.inference.spec import PackageSpec
 from segcore.machine import (
@@ -16,7 +20,7 @@ from segcore.machine import (
     choose_precision,
     describe_machine,
 )
-from segcore.package import load_package, package_digest, read_spec
+from segcore.package import DESCRIPTION, WEIGHTS, load_package, package_digest, read_spec
 from segcore.tasks import Kind, get_kind
 from segcore.tasks.kind import OVERLAYS, AnyPredictor, Output
 
@@ -41,6 +45,8 @@ class Job:
         max_megapixels: of an image file.
         run_id: of the MLflow run that trained the model; "" where that is not known.
         commit: of the code that trained it, likewise.
+        place: where the files go; `out` then has what is not finished. None: to `out`.
+        package_place: where a node that has no `package` finds it; None: every node has it.
         memory_share: of a node's free memory that is this worker's, where it is not told.
     """
 
@@ -59,7 +65,14 @@ class Job:
     max_megapixels: float
     run_id: str = ""
     commit: str = ""
+    place: Place | None = None
+    package_place: Place | None = None
     memory_share: float = 1.0
+
+    @property
+    def shared(self) -> Mirror:
+        """The folder of the files, wherever it is."""
+        return Mirror(self.out, self.place)
 
     @property
     def kind(self) -> Kind:
@@ -95,13 +108,13 @@ class Job:
 
     def is_written(self, item: Input) -> bool:
         """Whether the files of `item` are there; says nothing about which model wrote them."""
-        return all((self.out / name).is_file() for name in self.files(item))
+        return all(self.shared.has(name) for name in self.files(item))
 
     def is_whole(self, item: Input, known: Row) -> bool:
         """Whether the files of `item` are there with the content that a row tells of."""
         return all(
-            (self.out / name).is_file()
-            and known.files.get(name, "") in ("", sha256_file(self.out / name))
+            self.shared.has(name)
+            and known.files.get(name, "") in ("", sha256_of(name, self.shared))
             for name in self.files(item)
         )
 
@@ -115,7 +128,7 @@ class Job:
         if gib is None and self.memory_share < 1:
             gib = self.memory_share * FREE_SHARE * available_memory_gib(device)
         return load_package(
-            self.package,
+            self._fetched(),
             device=device,
             precision=self.precision,
             max_memory_gib=gib,
@@ -123,13 +136,40 @@ class Job:
             **({"min_score": self.min_score} if self.min_score is not None else {}),
         )
 
+    def _fetched(self) -> Path:
+        """The package on this node.
+
+        Raises:
+            PackageError: what is shared is another one.
+        """
+        if self.package_place is None or self.package.is_dir():
+            return self.package
+        folder = Path(tempfile.gettempdir()) / f"segcore-{os.getuid()}" / self.digest[:16]
+        return fetch_package(self.package_place, folder, self.digest)
+
+
+def fetch_package(place: Place, folder: Path, digest: str | None = None) -> Path:
+    """Copy a package out of a bucket.
+
+    Raises:
+        PackageError: there is none, or it has another digest.
+    """
+    try:
+        for name in (DESCRIPTION, WEIGHTS):
+            place.download(name, folder / name)
+    except FileNotFoundError as error:
+        raise PackageError(f"{place} is no model package: it lacks {DESCRIPTION}") from error
+    if digest is not None and package_digest(folder) != digest:
+        raise PackageError(f"{place} holds another package than was asked for: run again")
+    return folder
+
 
 def make_job(
     params: Params,
     *,
     package: Path,
     version: str,
-    out: Path,
+    out: Mirror,
     overlays: bool,
     run_id: str = "",
     commit: str = "",
@@ -152,7 +192,8 @@ def make_job(
         digest=package_digest(package),
         version=version,
         spec=spec,
-        out=out.resolve(),
+        out=out.folder.resolve(),
+        place=out.place,
         base=Path.cwd(),
         extras=(*asked.extras, *((OVERLAYS,) if overlays else ())),
         batch_size=choose_batch_size(asked.batch_size, machine),
