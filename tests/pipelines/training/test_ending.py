@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from pipelines.mirror import Mirror
+from pipelines.storage import read_lines
 from pipelines.training import ending, run_state
 from segcore.errors import SegcoreError
 
@@ -23,7 +24,7 @@ LONG = {"train.epochs": 3, "train.epoch_steps": 5000, "train.checkpoint_steps": 
 
 def state(root: Path) -> list[dict[str, object]]:
     files = list(root.glob(f"outputs/runs/train-*/{run_state.EVENTS}"))
-    return run_state.read_lines(files[0]) if files else []
+    return read_lines(files[0]) if files else []
 
 
 def wait_for(condition, limit_s: float = 240) -> None:
