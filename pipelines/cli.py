@@ -37,10 +37,12 @@ def predict(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="models:/NAME@champion, models:/NAME/3, or the folder of a package"),
+        typer.Option(
+            help="models:/NAME@champion, models:/NAME/3, or the folder or s3:// of a package"
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of masks/, overlays/ and manifest.parquet")
+        str | None, typer.Option(help="Folder, or s3://, of masks/, overlays/, manifest.parquet")
     ] = None,
     verify: Annotated[
         Path | None,
@@ -206,9 +208,9 @@ def clean(
     """
     with errors():
         from pipelines.clean import amount, duration, leftovers
-        from pipelines.storage import absolute
+        from pipelines.storage import scratch
 
-        storage = absolute(load_params().cluster.storage)
+        storage = scratch(load_params().cluster.storage)
         found = leftovers(storage)
         table = new_table("path", "size", "age", "what it is", "")
         for entry in found:

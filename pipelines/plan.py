@@ -42,7 +42,7 @@ def make_plan(params: Params, meta: "ShardMeta") -> tuple[dict[str, "Decision"],
     task = task_of(params, meta.info.tasks)
     height, width = meta.fingerprint["sizes"]["median"]
     timer = RememberedSteps(
-        storage.absolute(params.cluster.storage),
+        storage.scratch(params.cluster.storage),
         machine,
         size=(int(height), int(width)),
         channels=meta.in_channels,

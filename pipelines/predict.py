@@ -13,6 +13,17 @@ OUT = Path("outputs/predictions")
 SHOWN_FAILURES = 20
 
 
+def test_split(params: Params) -> str:
+    """Where the images of the test split are: with the shards, which may lie elsewhere."""
+    from segcore.data.place import Place
+    from segcore.data.published import published
+
+    here = SHARDS / params.data.name
+    place = published(Place(absolute(here)))
+    elsewhere = place.address != str(absolute(here))
+    return f"{place.address}/test" if elsewhere else str(here / "test")
+
+
 def main() -> int:
     params = Params.load()
     from pipelines.prediction.run import predict  # after the params: it imports torch
@@ -24,7 +35,7 @@ def main() -> int:
         model = f"models:/{model_name(read_spec(absolute(PACKAGE)).dataset_name)}@{CHAMPION}"
     summary = predict(
         params,
-        images=params.predict.images or str(SHARDS / params.data.name / "test"),
+        images=params.predict.images or test_split(params),
         model=model,
         out=OUT,
         overlays=params.predict.overlays,

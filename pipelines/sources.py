@@ -44,13 +44,18 @@ def shards_place(params: Params) -> "Place | None":
     return Place(root) / f"shards/{params.data.name}"
 
 
+def own_path(params: Params) -> Path | None:
+    """The folder that `data.path` names; None where it names none."""
+    unnamed = params.data.path == NO_DATA and params.data.name != "folder"
+    return None if unnamed else Path(params.data.path)
+
+
 def create_source(params: Params) -> DataSource:
     """What `segcore.create_dataset` needs to know of the params and this machine."""
     data = params.data
-    unnamed = data.path == NO_DATA and data.name != "folder"
     return DataSource(
         raw=raw_folder(params),
-        path=None if unnamed else Path(data.path),
+        path=own_path(params),
         classes=data.classes,
         ignore_index=data.ignore_index,
         val_fraction=data.val_fraction,

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import segcore
+from segcore.data.address import is_remote
 
 ROOT_VARIABLE = "SEGCORE_ROOT"
 LOCK = "in_use.lock"
+SCRATCH = Path("outputs/runs")
 
 _held: list[IO[bytes]] = []
 
@@ -29,6 +31,19 @@ def root() -> Path:
 def absolute(path: Path | str) -> Path:
     """`path`, seen from `root` if it is relative; workers run in other folders."""
     return (root() / Path(path).expanduser()).resolve()
+
+
+def scratch(storage: str) -> Path:
+    """The local folder of a storage: itself, or one of its own where it is a bucket.
+
+    What only this node uses lies there in any case: caches, downloads, records for MLflow.
+    """
+    return absolute(SCRATCH / scratch_name(storage)) if is_remote(storage) else absolute(storage)
+
+
+def scratch_name(storage: str) -> str:
+    """Name of the local folder of a bucket."""
+    return f"s3-{hashlib.sha256(storage.rstrip('/').encode()).hexdigest()[:8]}"
 
 
 def code_version(*parts: str) -> str:
@@ -49,12 +64,12 @@ def run_digest(stage: str, inputs: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def run_folder(storage: Path | str, stage: str, digest: str) -> Path:
+def run_folder(storage: str, stage: str, digest: str) -> Path:
     """Folder of the resumable state of a run; created if it is not there.
 
     A shared lock in it tells `segcore clean` that the run goes on, until this process ends.
     """
-    folder = absolute(storage) / f"{stage}-{digest}"
+    folder = scratch(storage) / f"{stage}-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
     _held.append((folder / LOCK).open("wb"))
     with suppress(OSError):  # a file system without locks

@@ -11,6 +11,7 @@ from pipelines import stage, storage
 from pipelines.cluster import train as ray_train
 from pipelines.cluster.submit import here_or_there
 from pipelines.errors import TrackingError
+from pipelines.mirror import Mirror
 from pipelines.params import Params
 from pipelines.params.file import read_yaml
 from pipelines.params.planned import PLAN, load_planned, open_keys, read_plan
@@ -28,7 +29,7 @@ from pipelines.training.build import (
 from pipelines.training.ending import Asked
 from pipelines.training.follow import Event, Follower
 from pipelines.training.gradients import write_gradients
-from pipelines.training.run_state import PROGRESS, Best, ProgressLoader, RunState
+from pipelines.training.run_state import Best, ProgressLoader, RunState
 
 SHARDS = Path("data/shards")
 BEST = Path("outputs/tune/best.yaml")
@@ -39,7 +40,7 @@ IDENTITY = ("data.task", "model", "loss", "train", "cluster.num_workers")
 
 
 def train_worker(
-    params: Params, shards: Path, folder: Path, resume: dict[str, Any] | None
+    params: Params, shards: Path | str, folder: Path, resume: dict[str, Any] | None
 ) -> Iterator["segcore.Epoch"]:
     """Train in one worker, with what is to be seen of an epoch left in files; free of Ray.
 
@@ -57,7 +58,7 @@ def train_worker(
         yield epoch
 
 
-def show(params: Params, shards: Path, folder: Path, epoch: "segcore.Epoch") -> None:
+def show(params: Params, shards: Path | str, folder: Path, epoch: "segcore.Epoch") -> None:
     """Write the overlays of an epoch, where they are due, and its gradients, if asked for."""
     stem = artifact_stem(epoch.number)
     if epoch.number % params.train.overlay_epochs == 0 or epoch.last:
@@ -69,7 +70,7 @@ def show(params: Params, shards: Path, folder: Path, epoch: "segcore.Epoch") -> 
 
 
 def fit_worker(
-    params: Params, shards: Path, folder: Path, resume: dict[str, Any] | None
+    params: Params, shards: Path | str, folder: Path, resume: dict[str, Any] | None
 ) -> Iterator["segcore.Epoch"]:
     """The epochs of one worker; see `train_worker`."""
     import torch
@@ -83,12 +84,11 @@ def fit_worker(
     model = build_model(params, dataset)
     task = build_task(params, dataset)
     train, val = build_loaders(params, dataset, rank=rank(), world_size=world_size())
-    loader = ProgressLoader(train, folder / PROGRESS) if rank() == 0 else train
+    run = Mirror.of(params.cluster.storage, folder)
+    loader = ProgressLoader(train, run) if rank() == 0 else train
     judge = None if params.train.refit else val
     options = params.train.fit_options()
-    yield from segcore.fit(
-        task, model, loader, judge, **options, resume=resume, ending=Asked(folder)
-    )
+    yield from segcore.fit(task, model, loader, judge, **options, resume=resume, ending=Asked(run))
 
 
 def tuned(params: Params, best: Path) -> tuple[Params, dict[str, Any]]:
@@ -217,6 +217,7 @@ def main() -> None:
         metric=f"val/{params.tune.metric}",
         mode=params.tune.mode,
         keep_last=params.train.refit,
+        storage=params.cluster.storage,
     )
 
     def report(event: Event) -> None:
@@ -226,6 +227,7 @@ def main() -> None:
         run.log_metrics(metrics, step, time_s=event["time_s"])
         if event["complete"]:
             for kind in (OVERLAYS, GRADIENTS):
+                state.mirror.pull(kind)
                 for file in sorted((folder / kind).glob(f"{artifact_stem(event['epoch'])}.*")):
                     run.log_artifact(file, kind)
 
@@ -245,7 +247,7 @@ def main() -> None:
             on_event=report,
             on_start=run.begin,
         ):
-            best = ray_train.run(train_worker, params, shards, state=state)
+            best = ray_train.run(train_worker, params, dataset.source, state=state)
         register(params, save(params, dataset, best), run, best)
     state.clear()
 

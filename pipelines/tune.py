@@ -70,7 +70,9 @@ def main() -> None:
             check(ray_tune.trial_params(params, {key: end}), dataset)
     inputs = {**params.pick(IDENTITY), "shards": dataset.digest}
     folder = storage.run_folder(params.cluster.storage, "tune", storage.run_digest("tune", inputs))
-    state = RunState(folder, metric=settings.metric, mode=settings.mode)
+    state = RunState(
+        folder, metric=settings.metric, mode=settings.mode, storage=params.cluster.storage
+    )
     resume_id = state.recall().get("run_id")
     with open_run("tune", params, name=tune_name(params), resume_id=resume_id) as run:
         run.when_open(lambda run_id: state.remember({"run_id": run_id}))
@@ -79,7 +81,7 @@ def main() -> None:
             found = ray_tune.search(
                 train.fit_worker,
                 params,
-                shards,
+                dataset.source,
                 folder=folder,
                 run=run,
                 on_epoch=lambda: advance(1),

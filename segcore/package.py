@@ -19,6 +19,8 @@ import segcore
 from segcore.data.atomic import new_folder
 from segcore.errors import OptionError, PackageError, UnknownNameError
 from segcore.inference.spec import PackageSpec
+from segcore.package_checks import DESCRIPTION_SHAPE, MAX_DESCRIPTION, check_options, check_size
+from segcore.schema import conform, read_json
 from segcore.tasks import get_kind
 from segcore.tasks.kind import AnyPredictor
 
@@ -112,8 +114,11 @@ def load_package(
     try:
         kind = get_kind(spec.task)
         built: dict[str, Any] = {**kind.model_facts(spec), **spec.options}
+        check_size(lambda: create_model(spec.architecture, **built), weights)
         model = create_model(spec.architecture, **built)
-    except (UnknownNameError, OptionError) as error:
+    except (UnknownNameError, OptionError, ValueError, TypeError, RuntimeError) as error:
+        if isinstance(error, PackageError):
+            raise
         raise PackageError(
             f"{path / DESCRIPTION}: {error}; it was saved by segcore "
             f"{spec.versions.get('segcore', 'of an unknown version')}: install that version"
@@ -191,7 +196,7 @@ def _description(path: Path) -> dict[str, Any]:
     file = path / DESCRIPTION
     _sha256(file)
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = read_json(file, most=MAX_DESCRIPTION)
     except ValueError as error:
         raise PackageError(
             f"{file} is not JSON ({error}): it is truncated or was edited; copy the package again"
@@ -208,6 +213,8 @@ def _description(path: Path) -> dict[str, Any]:
 def _spec(document: Mapping[str, Any], file: Path) -> PackageSpec:
     values = {k: v for k, v in document.items() if k not in ("format", "weights_sha256")}
     try:
+        conform(document, DESCRIPTION_SHAPE)
+        check_options(document["options"], "options")
         return PackageSpec.from_json(values)
     except (KeyError, TypeError, ValueError) as error:
         raise PackageError(

@@ -2,10 +2,12 @@
 
 import logging
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pipelines.cluster.session import Resources, connect
+from pipelines.cluster.shared import check_shared
 from pipelines.errors import ClusterError
 from pipelines.params import ClusterParams
 
@@ -16,6 +18,7 @@ def map_batches(
     *,
     batch_size: int,
     cluster: ClusterParams,
+    shared: Mapping[str, str | Path],
 ) -> Iterator[Any]:
     """Send items in batches through actors that keep their model, and stream what they return.
 
@@ -25,6 +28,7 @@ def map_batches(
             is called with lists of items.
         batch_size: items of one call.
         cluster: where Ray runs; one actor per GPU, else per `cpus_per_worker` CPUs.
+        shared: what it is -> absolute folder or address that every node needs.
 
     Yields:
         The workers' results, batch after batch as they finish: in no fixed order.
@@ -33,6 +37,7 @@ def map_batches(
         ClusterError: no cluster answers at the address, or an actor fails for good.
     """
     with connect(cluster) as resources:
+        check_shared(shared)
         from ray.exceptions import RayError
 
         logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -1,6 +1,5 @@
 """When Ray Train starts workers again: never after an error that says what the user should mend."""
 
-from pathlib import Path
 from typing import Any
 
 from ray.train.v2._internal.execution.failure_handling import (
@@ -8,6 +7,7 @@ from ray.train.v2._internal.execution.failure_handling import (
     FailureDecision,
 )
 
+from pipelines.mirror import Mirror
 from pipelines.training import failure
 
 
@@ -16,15 +16,15 @@ class OnlyUnexpected(DefaultFailurePolicy):  # type: ignore[misc,unused-ignore]
 
     Args:
         failure_config: of the trainer.
-        folder: of the run, where workers leave such an error.
+        run: folder of the run, where workers leave such an error.
     """
 
-    def __init__(self, failure_config: Any, folder: Path) -> None:
+    def __init__(self, failure_config: Any, run: Mirror) -> None:
         super().__init__(failure_config)
-        self._folder = folder
+        self._run = run
 
     def make_decision(self, training_failed_error: Any) -> Any:
         """Whether to start the workers again."""
-        if failure.read(self._folder) is not None:
+        if failure.read(self._run) is not None:
             return FailureDecision.RAISE
         return super().make_decision(training_failed_error)

@@ -6,13 +6,10 @@ a small machine. This rests on private names of Ray 2.60; on any other version `
 the plain TorchTrainer.
 """
 
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.train.torch import TorchTrainer
-
-from pipelines.training.run_state import CHECKPOINTS
 
 VERSION = "2.60."
 DROPPED = {"PlacementGroupCleanerCallback", "DatasetsCallback"}
@@ -37,10 +34,10 @@ class LeanTrainer(TorchTrainer):  # type: ignore[misc,unused-ignore]
         from pipelines.cluster.scaling import ElasticGroup, FixedGroup
 
         settings = self.run_config
-        folder = Path(settings.storage_path) / settings.name
-        options["failure_policy"] = OnlyUnexpected(settings.failure_config, folder)
+        run = self.train_loop_config["job"].state.mirror
+        options["failure_policy"] = OnlyUnexpected(settings.failure_config, run)
         options["scaling_policy"] = (
-            ElasticGroup(self.scaling_config, sizes=self.sizes, checkpoints=folder / CHECKPOINTS)
+            ElasticGroup(self.scaling_config, sizes=self.sizes, run=run)
             if len(self.sizes) > 1
             else FixedGroup(scaling_config=self.scaling_config)
         )

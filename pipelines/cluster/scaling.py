@@ -9,11 +9,13 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
+
+from pipelines.mirror import Mirror
+from pipelines.training.uploads import CHECKPOINTS
 
 LOOK_S = 2.0  # between two looks for more room
 WAIT_S = 0.5  # between two looks while there is too little
@@ -45,13 +47,13 @@ class ElasticGroup(FixedGroup):
     Args:
         scaling_config: of the trainer.
         sizes: numbers of workers that may be, smallest first.
-        checkpoints: folder in which a new file tells of a checkpoint.
+        run: folder of the run, in which a new file tells of a checkpoint.
     """
 
-    def __init__(self, scaling_config: Any, *, sizes: Sequence[int], checkpoints: Path) -> None:
+    def __init__(self, scaling_config: Any, *, sizes: Sequence[int], run: Mirror) -> None:
         super().__init__(scaling_config=scaling_config)
         self._sizes = tuple(sizes)
-        self._checkpoints = checkpoints
+        self._run = run
         self._next_look = 0.0
         self._larger = 0
         self._newest = ""
@@ -74,14 +76,14 @@ class ElasticGroup(FixedGroup):
         """Grow at the next checkpoint, once there is room for more."""
         self._held = Counter(worker.metadata.node_id for worker in worker_group_state.workers)
         running = self._held.total()
-        if self._larger and _newest(self._checkpoints) != self._newest:
+        if self._larger and _newest(self._run) != self._newest:
             return self._resize(self._larger)
         now = time.monotonic()
         if now >= self._next_look and running < self._sizes[-1]:
             self._next_look = now + LOOK_S
             size = self._fitting()
             if size > running and not self._larger:
-                self._newest = _newest(self._checkpoints)
+                self._newest = _newest(self._run)
             self._larger = size if size > running else 0
         return NoopDecision()
 
@@ -134,5 +136,5 @@ def _answers(node: Mapping[str, Any]) -> bool:
     return True
 
 
-def _newest(folder: Path) -> str:
-    return max((file.name for file in folder.glob("step-*")), default="")
+def _newest(run: Mirror) -> str:
+    return max((name for name in run.names(CHECKPOINTS) if name.startswith("step-")), default="")

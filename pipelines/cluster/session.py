@@ -13,9 +13,11 @@ from types import FrameType
 
 from pipelines.cluster import head
 from pipelines.cluster.local_head import lean_head
+from pipelines.cluster.shared import check_shared
 from pipelines.errors import ClusterError
 from pipelines.params import ClusterParams
-from pipelines.storage import absolute
+from pipelines.storage import absolute, scratch
+from segcore.data.address import is_remote
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the process of a submitted job
 OBJECT_STORE_BYTES = 200 * 2**20
@@ -71,7 +73,8 @@ def connect(cluster: ClusterParams, *, slots: int | None = None) -> Iterator[Res
         What the cluster, or this machine, has in all.
 
     Raises:
-        ClusterError: no cluster answers at `cluster.address`.
+        ClusterError: no cluster answers at `cluster.address`, or it has nodes that do not see
+            `cluster.storage`.
     """
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
@@ -86,12 +89,19 @@ def connect(cluster: ClusterParams, *, slots: int | None = None) -> Iterator[Res
         try:
             _start(where, on_term, slots)
             watch.begin(ray.get_runtime_context().gcs_address)
+            check_shared({"cluster.storage": storage_of(cluster)})
             total = ray.cluster_resources()
             found = Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
             yield local_resources() if slots and where == "local" else found
         finally:
             if not watch.lost:
                 ray.shutdown()
+
+
+def storage_of(cluster: ClusterParams) -> str:
+    """`cluster.storage` as every node takes it."""
+    storage = cluster.storage
+    return storage if is_remote(storage) else str(absolute(storage))
 
 
 @contextmanager
@@ -208,7 +218,7 @@ def _own_token(cluster: ClusterParams) -> None:
     """Give the local cluster a token of its own, so that Ray writes none to the home folder."""
     if "RAY_AUTH_MODE" in os.environ:
         return
-    file = absolute(cluster.storage) / "ray_token"
+    file = scratch(cluster.storage) / "ray_token"
     file.parent.mkdir(parents=True, exist_ok=True)
     if not file.is_file():
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT, 0o600)

@@ -9,13 +9,15 @@ from typing import Any
 
 import segcore
 from pipelines.cluster import session
+from pipelines.cluster.shared import check_shared
 from pipelines.errors import ClusterError, TrainingFailedError
+from pipelines.mirror import Mirror
 from pipelines.params import Params, Workers
 from pipelines.training import ending, failure
 from pipelines.training.run_state import Best, RunState
 from segcore.errors import SegcoreError
 
-TrainWorker = Callable[[Params, Path, Path, dict[str, Any] | None], Iterator["segcore.Epoch"]]
+TrainWorker = Callable[[Params, Path | str, Path, dict[str, Any] | None], Iterator["segcore.Epoch"]]
 
 
 class WorkerEndedError(Exception):
@@ -29,17 +31,17 @@ class Job:
     Args:
         worker: (params, shards, folder of the run, checkpoint to resume from or None) -> epochs.
         params: of the run.
-        shards: absolute path.
+        shards: absolute path, or address.
         state: of the run.
     """
 
     worker: TrainWorker
     params: Params
-    shards: Path
+    shards: Path | str
     state: RunState
 
 
-def run(worker: TrainWorker, params: Params, shards: Path, *, state: RunState) -> Best:
+def run(worker: TrainWorker, params: Params, shards: Path | str, *, state: RunState) -> Best:
     """Train, resuming what an earlier process left in `state`, and return the best weights.
 
     One process is used where no more can help (`cluster.num_workers: auto`, at most one GPU): this
@@ -51,20 +53,22 @@ def run(worker: TrainWorker, params: Params, shards: Path, *, state: RunState) -
     Args:
         worker: the same code in every worker; knows nothing of Ray.
         params: of the run.
-        shards: folder of the dataset; absolute.
+        shards: of the dataset: an absolute folder, or an address.
         state: of the run, in a folder that every node sees.
 
     Raises:
-        ClusterError: more workers than the cluster has processors or GPUs, or the cluster is lost.
+        ClusterError: more workers than the cluster has processors or GPUs, a node does not see the
+            shards, or the cluster is lost.
         TrainingFailedError: workers failed more often than allowed.
         SegcoreError: of a worker.
     """
-    failure.clear(state.folder)
+    failure.clear(state.mirror)
     job = Job(worker, params, shards, state)
     with ExitStack() as stack:
         sizes, resources = _plan(params, stack)
-        stack.enter_context(ending.checkpoint_first(state.folder))
+        stack.enter_context(ending.checkpoint_first(state.mirror))
         if sizes:
+            check_shared({"data.root": shards})
             _fit(job, sizes, use_gpu=resources.gpus > 0)
         else:
             _alone(job)
@@ -76,6 +80,7 @@ def _alone(job: Job) -> None:
     with job.state.claim():
         for epoch in job.worker(job.params, job.shards, job.state.folder, job.state.resume()):
             job.state.keep(epoch, epoch.state())
+        job.state.finish()
 
 
 def fewest_workers(params: Params) -> int:
@@ -114,7 +119,7 @@ def _fit(job: Job, sizes: tuple[int, ...], *, use_gpu: bool) -> None:
     try:
         _trainer(job, sizes, use_gpu=use_gpu).fit()
     except RayTrainingError as error:
-        if (known := failure.read(job.state.folder)) is not None:
+        if (known := failure.read(job.state.mirror)) is not None:
             raise known from error
         raise TrainingFailedError(
             f"training failed more than cluster.max_failures {settings.max_failures} times: "
@@ -148,7 +153,7 @@ def _trainer(job: Job, sizes: tuple[int, ...], *, use_gpu: bool) -> Any:
         run_config=RunConfig(
             # The run's own folder, so that its checkpoints are Ray's without a copy.
             name=job.state.folder.name,
-            storage_path=str(job.state.folder.parent),
+            **ray_storage(job.state.mirror),
             failure_config=FailureConfig(max_failures=settings.max_failures),
         ),
     )
@@ -156,15 +161,24 @@ def _trainer(job: Job, sizes: tuple[int, ...], *, use_gpu: bool) -> Any:
     return trainer
 
 
+def ray_storage(run: Mirror) -> dict[str, Any]:
+    """Options of Ray's RunConfig for the folder above a run's own, in a bucket or on a disk."""
+    if run.place is None:
+        return {"storage_path": str(run.folder.parent)}
+    parent = run.place.key.rpartition("/")[0]
+    return {"storage_path": parent, "storage_filesystem": run.place.filesystem}
+
+
 def _work(config: dict[str, Any]) -> None:
     """One worker; an error that the user can mend is left in the run's folder for the driver."""
     job: Job = config["job"]
-    if (known := failure.read(job.state.folder)) is not None:
+    job.state.folder.mkdir(parents=True, exist_ok=True)
+    if (known := failure.read(job.state.mirror)) is not None:
         raise known  # of an earlier try: a Ray that `lean` does not know has started another
     try:
         _train(job)
     except SegcoreError as error:
-        failure.write(job.state.folder, error)
+        failure.write(job.state.mirror, error)
         raise
 
 
@@ -183,13 +197,15 @@ def _train(job: Job) -> None:
             state, kept, last = epoch.state(), None, epoch.last
             if rank == 0:
                 job.state.keep(epoch, state)
-                kept = Checkpoint.from_directory(job.state.checkpoints.folder)
+                if not job.state.mirror.is_remote:  # there it may not have arrived yet
+                    kept = Checkpoint.from_directory(job.state.checkpoints.folder)
             ray.train.report(
                 {"epoch": epoch.number, "step": epoch.step, **epoch.metrics},
                 checkpoint=kept,
                 checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
             )
-    if not last and not ending.of_driver(job.state.folder):
+        job.state.finish()
+    if not last and not ending.of_driver(job.state.mirror):
         raise WorkerEndedError("a worker was told to end (SIGTERM); its checkpoint is written")
 
 

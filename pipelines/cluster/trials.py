@@ -4,12 +4,12 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, ClassVar
 
 from ray.tune import Callback, Stopper
 
 from pipelines.cluster.tune import TRIALS
+from pipelines.mirror import Mirror
 from pipelines.storage import write_atomic
 from pipelines.tracking.names import trial_name
 from pipelines.tracking.run import Run
@@ -25,11 +25,11 @@ class UntilFailure(Stopper):  # type: ignore[misc,unused-ignore]
     """Ends the search once `Trials` has found an error that other values would not mend.
 
     Args:
-        folder: of the search.
+        search: folder of it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, search: Mirror) -> None:
+        self.search = search
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether one trial is to stop; that is left to the scheduler."""
@@ -37,7 +37,7 @@ class UntilFailure(Stopper):  # type: ignore[misc,unused-ignore]
 
     def stop_all(self) -> bool:
         """Whether every trial is to stop."""
-        return failure.read(self.folder) is not None
+        return failure.read(self.search) is not None
 
 
 def reason(error: Any) -> str:
@@ -68,7 +68,7 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
     values; which run belongs to which trial is in a file.
 
     Args:
-        folder: of the search.
+        search: folder of it.
         parent_id: run of the search.
         epochs: of a trial that is not stopped early.
         metric: that trials are compared by.
@@ -78,8 +78,8 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
     _listeners: ClassVar[list[Callable[[], None]]] = []
     _open: ClassVar[dict[str, Run]] = {}
 
-    def __init__(self, folder: Path, parent_id: str, epochs: int, metric: str) -> None:
-        self.file = folder / RUNS
+    def __init__(self, search: Mirror, parent_id: str, epochs: int, metric: str) -> None:
+        self.search = search
         self.parent_id = parent_id
         self.epochs = epochs
         self.metric = metric
@@ -135,10 +135,10 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
         A loss that is not finite is the trial's own; any other error that the user can mend ends
         the search.
         """
-        error = failure.read(self.file.parent / TRIALS / str(trial.trial_id))
+        error = failure.read(self.search / f"{TRIALS}/{trial.trial_id}")
         self._end(trial, "FAILED", "failed", why=reason(error) if error else None)
         if error is not None and not isinstance(error, NonFiniteLossError):
-            failure.write(self.file.parent, error)
+            failure.write(self.search, error)
 
     def _end(self, trial: Any, status: str, outcome: str, *, why: str | None = None) -> None:
         run = self._run(trial)
@@ -159,13 +159,15 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
             parent = self._parent
             if parent is None:
                 raise RuntimeError("Trials is used outside of `watched`")
-            known = json.loads(self.file.read_text()) if self.file.is_file() else {}
+            known = json.loads(self.search.read(RUNS) or b"{}")
             values = _values(trial.config)
             tags = {"trial": trial.trial_id}
             child = parent.child(trial_name(values), values, tags, known.get(trial.trial_id))
             self._open[trial.trial_id] = child
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.file, json.dumps({**known, trial.trial_id: child.id}).encode())
+            folder = self.search.folder
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(folder / RUNS, json.dumps({**known, trial.trial_id: child.id}).encode())
+            self.search.push(RUNS)
         return self._open[trial.trial_id]
 
 

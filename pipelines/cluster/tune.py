@@ -12,8 +12,10 @@ from typing import Any
 
 import segcore
 from pipelines.cluster import session
-from pipelines.cluster.train import TrainWorker
+from pipelines.cluster.shared import check_shared
+from pipelines.cluster.train import TrainWorker, ray_storage
 from pipelines.errors import TrainingFailedError
+from pipelines.mirror import Mirror
 from pipelines.params import Params
 from pipelines.tracking.run import Run
 from pipelines.training import failure
@@ -51,8 +53,8 @@ class TrialJob:
 
     worker: TrainWorker
     params: Params
-    shards: Path
-    folder: Path
+    shards: Path | str
+    run: Mirror
     metric: str
     threads: int | None
 
@@ -60,7 +62,7 @@ class TrialJob:
 def search(
     worker: TrainWorker,
     params: Params,
-    shards: Path,
+    shards: Path | str,
     *,
     folder: Path,
     run: Run,
@@ -71,7 +73,7 @@ def search(
     Args:
         worker: trains one trial, in one process.
         params: of the run; `tune.space` says what is varied.
-        shards: folder of the dataset; absolute.
+        shards: of the dataset: an absolute folder, or an address.
         folder: state of the search; found again after a kill.
         run: MLflow run of the search; each trial becomes a child.
         on_epoch: called after each epoch of a trial.
@@ -81,12 +83,14 @@ def search(
         TrainingFailedError: every trial failed.
         SegcoreError: of a trial, where no other values would have helped; it ends the search.
     """
-    failure.clear(folder)
+    state = Mirror.of(params.cluster.storage, folder)
+    failure.clear(state)
     settings = params.tune
     metric = f"val/{settings.metric}"
     here = session.address(params.cluster) == "local"
     slots = settings.concurrent if here else None
     with session.connect(params.cluster, slots=slots) as resources:
+        check_shared({"data.root": shards})
         session.check_trials(settings.concurrent, resources)
         ready = _warm_up(worker, settings.concurrent) if here else []
         # These import Ray, which must find its settings.
@@ -94,8 +98,8 @@ def search(
         from pipelines.cluster.trials import Trials, reason
 
         threads = _threads(resources, settings.concurrent) if here else None
-        job = TrialJob(worker, params, shards, folder, metric, threads)
-        trials = Trials(folder, run.id, settings.epochs, metric)
+        job = TrialJob(worker, params, shards, state, metric, threads)
+        trials = Trials(state, run.id, settings.epochs, metric)
         share = _share(resources, settings.concurrent, here=here)
         with (
             trials.watched(run, on_epoch),
@@ -104,7 +108,7 @@ def search(
             tuner = _tuner(job, trials, share)
             _wait(ready)
             results = tuner.fit()
-    if (known := failure.read(folder)) is not None:
+    if (known := failure.read(state)) is not None:
         raise known
     failures = [reason(result.error) for result in results if result.error]
     done = [result for result in results if _score(result, metric) is not None]
@@ -195,11 +199,16 @@ def _tuner(job: TrialJob, trials: Any, share: dict[str, float]) -> Any:
     quiet_known_errors()
     settings = job.params.tune
     trainable = tune.with_resources(tune.with_parameters(_trial, job=job), share)
-    path = job.folder / EXPERIMENT
-    if tune.Tuner.can_restore(os.fspath(path)):
+    place = ray_storage(job.run / EXPERIMENT)
+    path, files = f"{place['storage_path']}/{EXPERIMENT}", place.get("storage_filesystem")
+    if tune.Tuner.can_restore(path, storage_filesystem=files):
         print(f"going on with the search in {path}", flush=True)
         return tune.Tuner.restore(
-            os.fspath(path), trainable=trainable, resume_unfinished=True, restart_errored=True
+            path,
+            trainable=trainable,
+            resume_unfinished=True,
+            restart_errored=True,
+            storage_filesystem=files,
         )
     return tune.Tuner(
         trainable,
@@ -220,10 +229,10 @@ def _tuner(job: TrialJob, trials: Any, share: dict[str, float]) -> Any:
         ),
         run_config=tune.RunConfig(
             name=EXPERIMENT,
-            storage_path=os.fspath(job.folder),
+            **place,
             verbose=0,
             callbacks=[trials],
-            stop=UntilFailure(job.folder),
+            stop=UntilFailure(job.run),
         ),
     )
 
@@ -238,12 +247,12 @@ def _trial(config: dict[str, Any], job: TrialJob) -> None:
 
     if job.threads:
         torch.set_num_threads(job.threads)
-    folder = job.folder / TRIALS / str(tune.get_context().get_trial_id())
-    folder.mkdir(parents=True, exist_ok=True)
+    trial = job.run / f"{TRIALS}/{tune.get_context().get_trial_id()}"
+    trial.folder.mkdir(parents=True, exist_ok=True)
     try:
-        _train(config, job, folder)
+        _train(config, job, trial.folder)
     except SegcoreError as error:
-        failure.write(folder, error)
+        failure.write(trial, error)
         raise
 
 

@@ -11,7 +11,7 @@ from pipelines.evaluation.report import Evaluation, Outcome
 from pipelines.params import Params, PromoteParams
 from pipelines.params.section import AUTO
 from pipelines.progress import progress
-from pipelines.storage import absolute
+from pipelines.storage import scratch
 from pipelines.tracking.history import Evidence
 from pipelines.tracking.names import evaluate_name
 from pipelines.tracking.registry import CHAMPION, Registry
@@ -122,7 +122,7 @@ def _score(
     predictor = load_package(folder, device=device, precision=precision, **options)
     names = dataset.split("test").ids
     ids = [names[row] for row in rows]
-    storage = absolute(params.cluster.storage)
+    storage = scratch(params.cluster.storage)
     place = f"{device} {precision}"
     file = stored.stored_file(storage, predictor.digest, dataset.digest, settings, place)
     table = stored.load(file, ids, record_schema(kind)) if again else None

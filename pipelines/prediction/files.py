@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from pipelines.mirror import Mirror
 from segcore.data.atomic import disk_errors
 
 PNG_LEVEL = 1  # class maps shrink to little at any level, at 6 in twice the time
@@ -25,8 +26,12 @@ def encode(content: Image.Image | bytes, name: str) -> bytes:
     return buffer.getvalue()
 
 
-def save(content: bytes, path: Path) -> None:
+def save(content: bytes, name: str, out: Mirror) -> None:
     """Write a file that is whole or not there; not synced, which would cost more than it."""
+    if out.place is not None:
+        out.place.write(name, content)
+        return
+    path = out.folder / name
     part = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,6 +48,16 @@ def sweep(out: Path, folders: Iterable[str]) -> None:
         for file in (out / folder).rglob(".*.part*"):
             if PART.fullmatch(file.name):
                 file.unlink(missing_ok=True)
+
+
+def sha256_of(name: str, out: Mirror) -> str:
+    """Hex digest of a file of predictions; "none" where it cannot be read."""
+    if out.place is None:
+        return sha256_file(out.folder / name)
+    try:
+        return out.place.sha256(name)
+    except OSError:
+        return "none"
 
 
 def sha256_file(path: Path) -> str:

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from segcore.data.address import is_remote
+from segcore.data.place import Place
 from segcore.errors import DataError
 
 IMAGE_SUFFIXES = (
@@ -76,7 +78,8 @@ def read_bytes(item: Input, base: Path | str = "") -> bytes:
     """
     try:
         if item.row >= 0:
-            return _shard_row(os.path.join(base, item.path.rpartition("#")[0]), item.row)
+            shard = item.path.rpartition("#")[0]
+            return _shard_row(shard if is_remote(shard) else os.path.join(base, shard), item.row)
         if "://" in item.path:
             filesystem, path = fs.FileSystem.from_uri(item.path)
             with filesystem.open_input_stream(path) as stream:
@@ -150,14 +153,18 @@ def _remote(uri: str) -> list[Input]:
         raise DataError(f"{uri} cannot be listed: {error}") from error
     base = path if info.type == fs.FileType.Directory else str(PurePosixPath(path).parent)
     address = uri.removesuffix("/").removesuffix(path.removesuffix("/"))
-    return [
+    found = [
         _file_input(f"{address}{file}", PurePosixPath(file).relative_to(base)) for file in files
     ]
+    shards = [item.path for item in found if item.path.endswith(".parquet")]
+    if shards and all(item.skip for item in found):
+        return [item for shard in shards for item in _shard_inputs(shard)]
+    return found
 
 
-def _shard_inputs(path: Path) -> Iterator[Input]:
+def _shard_inputs(path: Path | str) -> Iterator[Input]:
     try:
-        ids: list[Any] = pq.read_table(path, columns=["id"]).column("id").to_pylist()
+        ids: list[Any] = _open_shard(str(path)).read(columns=["id"]).column("id").to_pylist()
     except (OSError, KeyError, pa.ArrowException) as error:
         raise DataError(
             f"{path} is no shard of images ({str(error).splitlines()[0]}): it needs the columns "
@@ -176,9 +183,14 @@ def shard_rows(path: Path) -> dict[str, int]:
     return {item.name: item.row for item in _shard_inputs(path)}
 
 
+def _open_shard(path: str) -> pq.ParquetFile:
+    folder, _, name = path.rpartition("/")
+    return Place(folder or ".").parquet(name)
+
+
 @lru_cache(maxsize=2)
 def _shard_file(path: str) -> tuple[pq.ParquetFile, list[int]]:
-    file = pq.ParquetFile(path, memory_map=True)
+    file = _open_shard(path)
     ends, total = [], 0
     for group in range(file.metadata.num_row_groups):
         total += file.metadata.row_group(group).num_rows

@@ -1,14 +1,18 @@
 """What every worker of a prediction knows."""
 
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.mirror import Mirror
 from pipelines.params import CRFParams, Params
-from pipelines.prediction.files import sha256_file
+from pipelines.prediction.files import sha256_of
 from pipelines.prediction.inputs import Input
 from pipelines.prediction.manifest import TORCH, Row
-from segcore.errors import unknown_name
+from segcore.data.place import Place
+from segcore.errors import PackageError, unknown_name
 from segcore.inference.predictor import FREE_SHARE
 from segcore.inference.spec import PackageSpec
 from segcore.machine import (
@@ -17,7 +21,7 @@ from segcore.machine import (
     choose_precision,
     describe_machine,
 )
-from segcore.package import load_package, package_digest, read_spec
+from segcore.package import DESCRIPTION, WEIGHTS, load_package, package_digest, read_spec
 from segcore.tasks import Kind, get_kind
 from segcore.tasks.kind import OVERLAYS, AnyPredictor, Output
 
@@ -44,6 +48,8 @@ class Job:
         commit: of the code that trained it, likewise.
         exported: file that the engine runs; None where it is torch.
         engine: "torch", or a key of `segcore.export.ENGINES`.
+        place: where the files go; `out` then has what is not finished. None: to `out`.
+        package_place: where a node that has no `package` finds it; None: every node has it.
         memory_share: of a node's free memory that is this worker's, where it is not told.
     """
 
@@ -64,7 +70,14 @@ class Job:
     commit: str = ""
     exported: Path | None = None
     engine: str = TORCH
+    place: Place | None = None
+    package_place: Place | None = None
     memory_share: float = 1.0
+
+    @property
+    def shared(self) -> Mirror:
+        """The folder of the files, wherever it is."""
+        return Mirror(self.out, self.place)
 
     @property
     def kind(self) -> Kind:
@@ -101,13 +114,13 @@ class Job:
 
     def is_written(self, item: Input) -> bool:
         """Whether the files of `item` are there; says nothing about which model wrote them."""
-        return all((self.out / name).is_file() for name in self.files(item))
+        return all(self.shared.has(name) for name in self.files(item))
 
     def is_whole(self, item: Input, known: Row) -> bool:
         """Whether the files of `item` are there with the content that a row tells of."""
         return all(
-            (self.out / name).is_file()
-            and known.files.get(name, "") in ("", sha256_file(self.out / name))
+            self.shared.has(name)
+            and known.files.get(name, "") in ("", sha256_of(name, self.shared))
             for name in self.files(item)
         )
 
@@ -129,7 +142,34 @@ class Job:
             from segcore.export import load_exported
 
             return load_exported(self.exported, engine=self.engine, **options)
-        return load_package(self.package, device=device, **options)
+        return load_package(self._fetched(), device=device, **options)
+
+    def _fetched(self) -> Path:
+        """The package on this node.
+
+        Raises:
+            PackageError: what is shared is another one.
+        """
+        if self.package_place is None or self.package.is_dir():
+            return self.package
+        folder = Path(tempfile.gettempdir()) / f"segcore-{os.getuid()}" / self.digest[:16]
+        return fetch_package(self.package_place, folder, self.digest)
+
+
+def fetch_package(place: Place, folder: Path, digest: str | None = None) -> Path:
+    """Copy a package out of a bucket.
+
+    Raises:
+        PackageError: there is none, or it has another digest.
+    """
+    try:
+        for name in (DESCRIPTION, WEIGHTS):
+            place.download(name, folder / name)
+    except FileNotFoundError as error:
+        raise PackageError(f"{place} is no model package: it lacks {DESCRIPTION}") from error
+    if digest is not None and package_digest(folder) != digest:
+        raise PackageError(f"{place} holds another package than was asked for: run again")
+    return folder
 
 
 def make_job(
@@ -137,7 +177,7 @@ def make_job(
     *,
     package: Path,
     version: str,
-    out: Path,
+    out: Mirror,
     overlays: bool,
     run_id: str = "",
     commit: str = "",
@@ -160,7 +200,8 @@ def make_job(
         digest=package_digest(package),
         version=version,
         spec=spec,
-        out=out.resolve(),
+        out=out.folder.resolve(),
+        place=out.place,
         base=Path.cwd(),
         extras=(*asked.extras, *((OVERLAYS,) if overlays else ())),
         batch_size=choose_batch_size(asked.batch_size, machine),

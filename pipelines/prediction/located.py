@@ -1,12 +1,15 @@
 """Where a model is: the folder of its package, and its exported file."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 from pipelines.params import Params
-from pipelines.prediction.job import Job
-from pipelines.storage import absolute
+from pipelines.prediction.job import Job, fetch_package
+from pipelines.storage import absolute, scratch
 from pipelines.tracking.registry import Registry
+from segcore.data.address import is_remote
+from segcore.data.place import Place
 from segcore.errors import unknown_name
 
 REGISTRY = "models:/"
@@ -17,11 +20,16 @@ def locate(params: Params, model: str) -> tuple[Path, dict[str, str]]:
     """Folder of a model package, what the manifest calls it, and what trained it.
 
     Args:
-        model: models:/name@alias, models:/name/version, or the folder itself.
+        model: models:/name@alias, models:/name/version, or a folder, also an s3:// address.
 
     Raises:
+        PackageError: there is no package at that address.
         TrackingError: the registry has no such model.
     """
+    if is_remote(model):
+        name = hashlib.sha256(model.encode()).hexdigest()[:16]
+        folder = scratch(params.cluster.storage) / "models" / f"s3-{name}"
+        return fetch_package(Place(model), folder), {"version": model}
     if not model.startswith(REGISTRY):
         return absolute(model), {"version": model}
     registry = Registry(params)
@@ -49,7 +57,7 @@ def exported(params: Params, job: Job, engine: str) -> Job:
         precision = "fp32"
     check_precision(engine, precision)
     form = RUNS[engine]
-    file = absolute(params.cluster.storage) / "exported" / f"{job.digest}{FORMATS[form].suffix}"
+    file = scratch(params.cluster.storage) / "exported" / f"{job.digest}{FORMATS[form].suffix}"
     if not file.is_file():
         export_package(job.package, file, to=form)
     return replace(job, exported=file, engine=engine, precision=precision)

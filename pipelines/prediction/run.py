@@ -1,13 +1,15 @@
 """Images in; files of predictions and a manifest out: only what is missing."""
 
+import hashlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pipelines.cluster import session
+from pipelines.mirror import Mirror
 from pipelines.params import Params
 from pipelines.prediction import drift, journal, manifest
 from pipelines.prediction.drift import Drift
@@ -18,6 +20,9 @@ from pipelines.prediction.located import exported, locate
 from pipelines.prediction.manifest import TORCH, Row
 from pipelines.prediction.worker import Worker
 from pipelines.progress import progress
+from pipelines.storage import scratch
+from segcore.data.address import is_remote
+from segcore.data.place import Place
 from segcore.inference.predictor import best_device
 from segcore.machine import describe_machine
 
@@ -46,7 +51,7 @@ class Summary:
     failed: list[Row]
     skipped: int
     seconds: float
-    out: Path
+    out: Path | str
     drift: Drift | None = None
 
     @property
@@ -58,7 +63,7 @@ class Summary:
         parts = [f"{self.done} predicted", f"{self.kept} already there"]
         parts += [f"{len(self.failed)} failed"] if self.failed else []
         parts += [f"{self.skipped} skipped"] if self.skipped else []
-        where = os.path.relpath(self.out)
+        where = self.out if is_remote(self.out) else os.path.relpath(self.out)
         line = f"predict: {', '.join(parts)} in {self.seconds:.1f} s -> {where}/{manifest.FILE}"
         return line if self.drift is None else f"{line}\n{self.drift}"
 
@@ -68,7 +73,7 @@ def predict(
     *,
     images: str,
     model: str,
-    out: Path,
+    out: Path | str,
     overlays: bool,
     prune: bool = False,
     engine: str = TORCH,
@@ -81,9 +86,10 @@ def predict(
     Args:
         params: `predict`, `cluster` and `tracking` are used.
         images: folder, glob, list file, image, folder of shards, or s3:// address.
-        model: models:/name@alias, models:/name/version, or the folder of a model package.
-        out: folder of masks/ (or what else the model's kind of task writes), overlays/ and
-            manifest.parquet.
+        model: models:/name@alias, models:/name/version, or the folder of a model package, also
+            s3:// address.
+        out: folder, or s3:// address, of masks/ (or what else the model's kind of task writes),
+            overlays/ and manifest.parquet.
         overlays: also write overlays/.
         prune: remove rows and files of inputs that are no longer given.
         engine: what runs the model: "torch", or a key of `segcore.export.ENGINES`, which runs the
@@ -96,15 +102,17 @@ def predict(
         TrackingError: the registry has no such model.
     """
     start = time.monotonic()
-    inputs = find_inputs(images, exclude=out)
+    shared = _results_folder(params, out)
+    inputs = find_inputs(images, exclude=shared.folder)
     package, facts = locate(params, model)
-    job = make_job(params, package=package, out=out, overlays=overlays, **facts)
+    job = make_job(params, package=package, out=shared, overlays=overlays, **facts)
     if engine != TORCH:
         job = exported(params, job, engine)
-    if journal.exists(out):  # an earlier job was killed
-        sweep(out, {output.folder for output in job.kind.outputs(job.kind.extras)})
-    known = manifest.read(out)
-    rows = {} if prune else {path: row for path, row in known.items() if _is_there(out, row)}
+    if journal.exists(job.out):  # an earlier job was killed
+        sweep(job.out, {output.folder for output in job.kind.outputs(job.kind.extras)})
+    shared.pull(manifest.FILE, exact=True)
+    known = manifest.read(job.out)
+    rows = {} if prune else {path: row for path, row in known.items() if _is_there(shared, row)}
     rows |= {item.path: job.row(item, "skipped", item.skip) for item in inputs if item.skip}
     work = [(item, known.get(item.path)) for item in inputs if not item.skip]
     kept = _work(params, job, work, rows)
@@ -123,8 +131,8 @@ def predict(
     )
 
 
-def _is_there(out: Path, row: Row) -> bool:
-    return bool(row.mask_path) and (out / row.mask_path).is_file()
+def _is_there(out: Mirror, row: Row) -> bool:
+    return bool(row.mask_path) and out.has(row.mask_path)
 
 
 def _work(
@@ -140,12 +148,28 @@ def _work(
             advance(1)
             if time.monotonic() - saved > max(SAVE_S, SAVE_EVERY * took):
                 start = time.monotonic()
-                manifest.write(job.out, rows.values(), job.kind.row_columns)
+                _save_manifest(job, rows)
                 saved = time.monotonic()
                 took = saved - start
-    manifest.write(job.out, rows.values(), job.kind.row_columns)
+    _save_manifest(job, rows)
     journal.clear(job.out)
     return kept
+
+
+def _save_manifest(job: Job, rows: dict[str, Row]) -> None:
+    manifest.write(job.out, rows.values(), job.kind.row_columns)
+    job.shared.push(manifest.FILE)
+
+
+def _results_folder(params: Params, out: Path | str) -> Mirror:
+    """Where results go: a folder, or a bucket with a local one for what is not finished."""
+    if not is_remote(out):
+        return Mirror(Path(out))
+    place = Place(out)
+    name = hashlib.sha256(place.address.encode()).hexdigest()[:16]
+    folder = scratch(params.cluster.storage) / "predictions" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return Mirror(folder, place)
 
 
 def _results(params: Params, job: Job, work: Sequence[tuple[Input, Row | None]]) -> Iterator[Row]:
@@ -157,9 +181,19 @@ def _results(params: Params, job: Job, work: Sequence[tuple[Input, Row | None]])
         from pipelines.cluster.data import map_batches
 
         share = min(1.0, params.cluster.cpus_per_worker / describe_machine().cores)
+        storage = params.cluster.storage
+        if is_remote(storage):
+            place = Place(storage) / f"packages/{job.digest[:16]}"
+            job = replace(job, package_place=place)
+            Mirror(job.package, place).push_new("")
         make_worker = partial(Worker, replace(job, memory_share=share))
+        folders = {"the folder of results": job.place.address if job.place else job.out}
+        folders |= {} if job.package_place else {"the model package": job.package}
+        folders |= {"the exported model": job.exported.parent} if job.exported else {}
         size = max(job.batch_size, ITEMS_PER_CALL)
-        yield from map_batches(work, make_worker, batch_size=size, cluster=params.cluster)
+        yield from map_batches(
+            work, make_worker, batch_size=size, cluster=params.cluster, shared=folders
+        )
         return
     yield from Worker(job, best_device()).stream(work)
 
@@ -171,6 +205,9 @@ def _finish(job: Job, rows: Iterable[Row]) -> Drift | None:
     found = drift.compare(made, job.spec)
     if found is not None:
         drift.write(found, job.out)
+    for file in job.out.glob("*"):
+        if file.is_file():
+            job.shared.push(file.name)
     return found
 
 
@@ -184,7 +221,6 @@ def _prune(job: Job, rows: Iterable[Row]) -> None:
         if row.mask_path
     }
     for output in outputs:
-        for file in (job.out / output.folder).rglob("*"):
-            name = file.relative_to(job.out / output.folder).with_suffix("").as_posix()
-            if file.is_file() and name not in names:
-                file.unlink()
+        for name in job.shared.names(output.folder):
+            if PurePosixPath(name).with_suffix("").as_posix() not in names:
+                job.shared.remove(f"{output.folder}/{name}")

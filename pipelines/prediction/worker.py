@@ -193,7 +193,7 @@ class Worker:
                     content = encode(output.make(image, prediction, spec), name)
                     if name == names[0] and png_facts.is_png(content):
                         content = png_facts.embed(content, manifest.made_of(task.row))
-                    save(content, self._job.out / name)
+                    save(content, name, self._job.shared)
                     files[name] = hashlib.sha256(content).hexdigest()
             means, stds = ((), ()) if image is None else channel_statistics(image)
             row = replace(

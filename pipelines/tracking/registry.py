@@ -9,7 +9,7 @@ from typing import Any
 import segcore
 from pipelines.errors import TrackingError
 from pipelines.params import Params
-from pipelines.storage import absolute
+from pipelines.storage import scratch
 from pipelines.tracking.connection import Connection, connect, connect_existing
 from pipelines.tracking.history import Evidence, History
 from pipelines.tracking.logged_model import log_model
@@ -42,7 +42,7 @@ class Registry:
         opening = connect_existing if existing else connect
         self._connection: Connection = opening(params.tracking)
         self._client = self._connection.client
-        self._downloads = absolute(params.cluster.storage) / "models"
+        self._downloads = scratch(params.cluster.storage) / "models"
 
     def register(
         self, package: Path, run_id: str | None = None, alias: str | None = CANDIDATE

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import TrackingError
 from pipelines.params import Params
-from pipelines.storage import absolute
+from pipelines.storage import scratch
 from pipelines.tracking.buffer import Buffer, replay
 from pipelines.tracking.connection import SQLITE, Connection, check, connect
 from pipelines.tracking.source import source_tags
@@ -233,7 +233,7 @@ def open_run(
         TrackingError: the store is out of reach; raised before the block starts.
     """
     uri = check(params.tracking.uri)
-    buffers = absolute(params.cluster.storage) / BUFFERS
+    buffers = scratch(params.cluster.storage) / BUFFERS
 
     def opening() -> tuple[Connection, str]:
         connection = connect(params.tracking)

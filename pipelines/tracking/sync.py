@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pipelines.params import Params
-from pipelines.storage import absolute
+from pipelines.storage import scratch
 from pipelines.tracking.buffer import replay, waiting
 from pipelines.tracking.connection import connect
 from pipelines.tracking.run import BUFFERS
@@ -31,7 +31,7 @@ def sync(params: Params) -> Synced:
     Raises:
         TrackingError: the store does not answer.
     """
-    folder = absolute(params.cluster.storage) / BUFFERS
+    folder = scratch(params.cluster.storage) / BUFFERS
     runs = [home.name for home in waiting(folder)]
     if not runs:
         return Synced((), {})

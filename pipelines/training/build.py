@@ -52,7 +52,7 @@ def loader_options(params: Params) -> dict[str, Any]:
         "seed": params.train.seed,
         "augment": params.train.augment.model_dump(),
         "cache": params.data.cache,
-        "cache_dir": storage.absolute(params.cluster.storage) / "cache",
+        "cache_dir": storage.scratch(params.cluster.storage) / "cache",
         "workers": params.train.loader_workers,
         "epoch_steps": params.train.epoch_steps,
         "refit": params.train.refit,

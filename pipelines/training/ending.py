@@ -9,13 +9,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
+
+from pipelines.mirror import Mirror
 
 FILE = "end_asked"
 GRACE_S = 20.0  # for the step at hand and its checkpoint; clouds give 30 s and more
 LOOK_S = 0.2
 AGAIN_S = 1.0  # the death of a parent with several threads brings several SIGTERMs at once
+REMOTE_LOOK_S = 5.0
 
 _heard = threading.Event()
 
@@ -24,11 +26,11 @@ class Asked:
     """Tells `segcore.fit` whether an end was asked for, of this process or of the driver.
 
     Args:
-        folder: of the run.
+        run: its folder.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, run: Mirror) -> None:
+        self._run = run
         self._next = 0.0
 
     def __call__(self) -> bool:
@@ -37,13 +39,13 @@ class Asked:
         now = time.monotonic()
         if now < self._next:
             return False
-        self._next = now + LOOK_S
-        return of_driver(self._folder)
+        self._next = now + (REMOTE_LOOK_S if self._run.is_remote else LOOK_S)
+        return of_driver(self._run)
 
 
-def of_driver(folder: Path) -> bool:
+def of_driver(run: Mirror) -> bool:
     """Whether the driver of a run was asked to end."""
-    return (folder / FILE).exists()
+    return (run.folder / FILE).exists() or (run.is_remote and run.read(FILE) is not None)
 
 
 def listen() -> None:
@@ -52,20 +54,20 @@ def listen() -> None:
 
 
 @contextmanager
-def checkpoint_first(folder: Path) -> Iterator[None]:
+def checkpoint_first(run: Mirror) -> Iterator[None]:
     """For the length of a block, let SIGTERM end it only after a checkpoint.
 
-    The first one asks the run in `folder` to end after its step; the block is left as soon as it
-    has. Another one after AGAIN_S, or GRACE_S, does at once what SIGTERM did before the block.
+    The first one asks the run to end after its step; the block is left as soon as it has. Another
+    one after AGAIN_S, or GRACE_S, does at once what SIGTERM did before the block.
 
     Args:
-        folder: of the run, which follows `Asked(folder)`.
+        run: its folder; it follows `Asked(run)`.
 
     Raises:
         SystemExit: an end was asked for.
     """
     _heard.clear()
-    (folder / FILE).unlink(missing_ok=True)
+    run.remove(FILE)
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -85,7 +87,8 @@ def checkpoint_first(folder: Path) -> Iterator[None]:
             return
         first = time.monotonic()
         _heard.set()
-        (folder / FILE).touch()
+        (run.folder / FILE).touch()
+        threading.Thread(target=run.push, args=(FILE,), daemon=True).start()
         signal.setitimer(signal.ITIMER_REAL, GRACE_S)
 
     alarm = signal.signal(signal.SIGALRM, end)

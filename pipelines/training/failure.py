@@ -5,25 +5,27 @@ Ray hands exceptions on inside its own, with tracebacks, and retries what no ret
 
 import importlib
 import json
-from pathlib import Path
 
+from pipelines.mirror import Mirror
 from pipelines.storage import write_atomic
 from segcore.errors import SegcoreError
 
 FILE = "failure.json"
 
 
-def write(folder: Path, error: SegcoreError) -> None:
+def write(run: Mirror, error: SegcoreError) -> None:
     """Leave an error in the folder of a run."""
     kind = type(error)
     facts = {"module": kind.__module__, "kind": kind.__qualname__, "message": str(error)}
-    write_atomic(folder / FILE, json.dumps(facts).encode())
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(run.folder / FILE, json.dumps(facts).encode())
+    run.push(FILE)
 
 
-def read(folder: Path) -> SegcoreError | None:
+def read(run: Mirror) -> SegcoreError | None:
     """The error that was left in a folder, of its own kind; None if there is none."""
     try:
-        facts = json.loads((folder / FILE).read_bytes())
+        facts = json.loads(run.read(FILE) or b"")
     except (OSError, ValueError):
         return None
     kind = getattr(importlib.import_module(facts["module"]), facts["kind"], SegcoreError)
@@ -31,6 +33,6 @@ def read(folder: Path) -> SegcoreError | None:
     return error
 
 
-def clear(folder: Path) -> None:
+def clear(run: Mirror) -> None:
     """Forget the error of an earlier attempt."""
-    (folder / FILE).unlink(missing_ok=True)
+    run.remove(FILE)

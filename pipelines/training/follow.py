@@ -1,6 +1,5 @@
 """The driver's view of a run: follows what rank 0 writes, shows it, and hands reports on."""
 
-import json
 import sys
 import threading
 import time
@@ -9,9 +8,10 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-from pipelines.training.run_state import PROGRESS, RunState
+from pipelines.training.run_state import RunState
 
 POLL_S = 0.2
+REMOTE_POLL_S = 2.0
 Event = dict[str, Any]
 
 
@@ -78,12 +78,12 @@ class Follower:
             raise self._failure
 
     def _follow(self) -> None:
-        while not self._ending.wait(POLL_S):
+        while not self._ending.wait(REMOTE_POLL_S if self.state.mirror.is_remote else POLL_S):
             self._look()
         self._look()
 
     def _look(self) -> None:
-        if self._on_start and (self.state.folder / PROGRESS).is_file():
+        if self._on_start and self.state.progress() is not None:
             self._on_start()
             self._on_start = None
         events = self.state.events()
@@ -142,8 +142,8 @@ class Follower:
         self._bar.start()
 
     def _advance(self) -> None:
-        with suppress(OSError, ValueError):
-            facts = json.loads((self.state.folder / PROGRESS).read_text())
+        with suppress(TypeError, KeyError):  # nothing is told yet
+            facts = self.state.progress() or {}
             total, completed = (
                 (self.epochs * facts["steps"], facts["epoch"] * facts["steps"] + facts["step"])
                 if self.max_minutes is None

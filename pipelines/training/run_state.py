@@ -18,10 +18,10 @@ from typing import IO, Any
 
 import segcore
 from pipelines.errors import TrainingFailedError
-from pipelines.storage import append_line, read_lines, write_atomic
+from pipelines.mirror import Mirror
+from pipelines.storage import append_line, parse_line, write_atomic
+from pipelines.training.uploads import BEST, CHECKPOINTS, EVENTS, Latest, Uploads
 
-EVENTS = "events.jsonl"
-CHECKPOINTS = "checkpoints"
 PROGRESS = "progress.json"
 EPOCH = "epoch"
 RUN = "run.json"
@@ -54,11 +54,16 @@ class RunState:
         metric: of `Epoch.metrics`, by which epochs are compared.
         mode: "max" or "min".
         keep_last: the last epoch is the best: nothing was held back to compare by.
+        storage: `cluster.storage`; where it is a bucket, `folder` is mirrored there.
     """
 
-    def __init__(self, folder: Path, *, metric: str, mode: str, keep_last: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, metric: str, mode: str, keep_last: bool = False, storage: str = ""
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self.mirror = Mirror.of(storage, folder)
+        self.uploads = Uploads(self.mirror)
         self.metric = metric
         self.sign = 1.0 if mode == "max" else -1.0
         self.keep_last = keep_last
@@ -87,12 +92,20 @@ class RunState:
             yield
 
     def resume(self) -> dict[str, Any] | None:
-        """The newest complete checkpoint; None at a fresh start."""
+        """The newest complete checkpoint; None at a fresh start.
+
+        Where the storage is a bucket, its version is fetched: all nodes start from the same.
+        """
+        self.mirror.pull(CHECKPOINTS, exact=True)
+        self.mirror.pull(EVENTS, exact=True)
         latest = self.checkpoints.latest()
         return None if latest is None else self.checkpoints.load(latest)
 
     def keep(self, epoch: "segcore.Epoch", state: dict[str, Any]) -> Path:
         """Store a report of the loop: best weights first, so that a checkpoint never outruns them.
+
+        To a bucket they are copied while training goes on, the event last: a checkpoint counts
+        once it is there. One report is on its way at a time; `finish` waits for the last.
 
         Args:
             epoch: the report.
@@ -112,13 +125,29 @@ class RunState:
             "metrics": epoch.metrics,
             "time_s": time.time(),
         }
+        self.uploads.wait()
         append_line(self.folder / EVENTS, event)
+        self.uploads.start()
         return path
+
+    def finish(self) -> None:
+        """Wait until all that was kept is where it counts.
+
+        Raises:
+            DataError: the bucket does not answer or refuses.
+        """
+        self.uploads.wait()
+
+    def progress(self) -> dict[str, Any] | None:
+        """What `ProgressLoader` told last; None before the first batch."""
+        content = self.mirror.read(PROGRESS)
+        return None if content is None else parse_line(content)
 
     def events(self) -> list[dict[str, Any]]:
         """Reports so far, in order; those that a resumed run repeated are left out."""
         seen, events = -1, []
-        for event in read_lines(self.folder / EVENTS):
+        lines = (self.mirror.read(EVENTS) or b"").split(b"\n")
+        for event in filter(None, map(parse_line, lines)):
             if event["step"] > seen:
                 seen = event["step"]
                 events.append(event)
@@ -130,6 +159,7 @@ class RunState:
         Raises:
             TrainingFailedError: no epoch was completed.
         """
+        self.mirror.pull(f"{CHECKPOINTS}/{BEST}", exact=True)
         found = self.checkpoints.best()
         if found is None:
             raise TrainingFailedError(
@@ -141,14 +171,16 @@ class RunState:
     def remember(self, facts: Mapping[str, Any]) -> None:
         """Keep facts that a rerun needs, such as the id of the MLflow run."""
         write_atomic(self.folder / RUN, json.dumps({**self.recall(), **facts}).encode())
+        self.mirror.push(RUN)
 
     def recall(self) -> dict[str, Any]:
         """What `remember` kept."""
-        file = self.folder / RUN
-        return dict(json.loads(file.read_text())) if file.is_file() else {}
+        content = self.mirror.read(RUN)
+        return {} if content is None else dict(json.loads(content))
 
     def clear(self) -> None:
         """Forget the run: one with the same inputs starts fresh."""
+        self.mirror.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _keep_best(self, epoch: "segcore.Epoch") -> None:
@@ -181,12 +213,13 @@ class ProgressLoader:
 
     Args:
         loader: of training batches.
-        file: rewritten a few times a second.
+        run: in whose folder PROGRESS is rewritten a few times a second.
     """
 
-    def __init__(self, loader: Any, file: Path) -> None:
+    def __init__(self, loader: Any, run: Mirror) -> None:
         self._loader = loader
-        self._file = file
+        self._file = run.folder / PROGRESS
+        self._push = Latest(run, PROGRESS)
         self._next = 0.0
 
     def __len__(self) -> int:
@@ -213,3 +246,4 @@ class ProgressLoader:
         part = self._file.with_suffix(".part")
         part.write_text(json.dumps(facts))
         os.replace(part, self._file)
+        self._push()

@@ -1,6 +1,7 @@
 """Encoded images and masks to arrays and back: PNG, JPEG and the like by Pillow, and .npy."""
 
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,10 @@ def _read_deep_png(encoded: bytes) -> NDArray[np.uint16]:
     from torchvision.io import ImageReadMode, decode_image
 
     data = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
-    pixels: NDArray[np.uint16] = decode_image(data, ImageReadMode.UNCHANGED).numpy()
+    try:
+        pixels: NDArray[np.uint16] = decode_image(data, ImageReadMode.UNCHANGED).numpy()
+    except RuntimeError as error:
+        raise DataError(f"broken image file: {error}") from error
     channels = pixels.shape[0]
     return pixels[0] if channels < 3 else np.moveaxis(pixels[:3], 0, 2)
 
@@ -164,15 +168,32 @@ def to_array(image: Image.Image, channels: int) -> Pixels:
 
 
 def _load_npy(encoded: bytes, channels: int) -> Pixels:
+    stream = io.BytesIO(encoded)
     try:
-        array: NDArray[Any] = np.load(io.BytesIO(encoded), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else _newer_header
+        shape, _, dtype = read(stream)
+        size = math.prod(shape) * dtype.itemsize
+        if min(shape, default=0) < 0 or size != len(encoded) - stream.tell():
+            raise DataError(
+                f"unreadable .npy image: {size} bytes of {dtype} {shape} announced, "
+                f"{len(encoded) - stream.tell()} there"
+            )
+        stream.seek(0)
+        array: NDArray[Any] = np.load(stream, allow_pickle=False)
+    except DataError:
+        raise
+    except Exception as error:  # numpy parses the header as Python: every kind of error
         raise DataError(f"unreadable .npy image: {error}") from error
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != channels:
         raise DataError(
             f".npy image is {array.dtype} {array.shape}, expected uint8 [H, W, {channels}]"
         )
     return array
+
+
+def _newer_header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    raise DataError("unreadable .npy image: of a format other than 1.0, which is all that is used")
 
 
 def decode_mask(encoded: bytes) -> Pixels:

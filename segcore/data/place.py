@@ -222,6 +222,7 @@ def _s3(process: int, endpoint: str, region: str) -> fs.S3FileSystem:
     return fs.S3FileSystem(
         connect_timeout=CONNECT_S,
         request_timeout=REQUEST_S,
+        allow_delayed_open=True,  # a small file is one request
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
         **options,
     )

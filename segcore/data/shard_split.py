@@ -79,7 +79,8 @@ class ShardSplit:
             DataError: the file is corrupt or missing.
         """
         table, offset = self._row(index)
-        return Row.from_record(table.slice(offset, 1).to_pylist()[0])
+        with named(self._place):
+            return Row.from_record(table.slice(offset, 1).to_pylist()[0])
 
     def decode(self, index: int) -> tuple[Pixels, Pixels | None]:
         """Image uint8 [H, W, C] and class indices uint8 [H, W] (None if unlabelled) of one row.
@@ -89,9 +90,11 @@ class ShardSplit:
             DataError: the file or one of its images is corrupt.
         """
         table, offset = self._row(index)
-        encoded, label = (table.column(name)[offset].as_py() for name in ("image", "mask"))
+        with named(self._place):
+            encoded, label = (table.column(name)[offset].as_py() for name in ("image", "mask"))
+            data = bytes(encoded["bytes"])
         try:
-            image = decode_image(encoded["bytes"], self._channels)
+            image = decode_image(data, self._channels)
             mask = decode_mask(label["bytes"]) if label and label["bytes"] is not None else None
         except DataError as error:
             name = table.column("id")[offset].as_py()
@@ -151,10 +154,12 @@ def named(path: Path | Place) -> Iterator[None]:
     """Turn what pyarrow raises on a bad file into a DataError with its name."""
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         if "AWS Error" in str(error) and not isinstance(error, FileNotFoundError):
             raise away(str(path), error) from error
-        raise corrupt(path, str(error).splitlines()[0]) from error
+        raise corrupt(path, (str(error).splitlines() or [""])[0]) from error
 
 
 def corrupt(path: Path | Place, why: str) -> DataError:

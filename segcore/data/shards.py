@@ -4,7 +4,6 @@
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from segcore.data.shard_format import FORMAT, MANIFEST, SCHEMA, PixelCounts, Row
 from segcore.data.shard_split import ShardSplit, corrupt, named
 from segcore.data.shard_writer import write_shards
 from segcore.errors import DataError, unknown_name
+from segcore.schema import ANY, NUMBER, conform, parse_json
 
 __all__ = [
     "SCHEMA",
@@ -29,6 +29,30 @@ __all__ = [
     "verify_shards",
     "write_shards",
 ]
+
+_FILE = {"path": str, "bytes": int, "sha256": str}
+MANIFEST_SHAPE = {
+    "format": int,
+    "splits": {str: int},
+    "files": [{**_FILE, "rows": int}],
+    "indices": [_FILE],
+    "dataset": {
+        "name": str,
+        "version": str,
+        "tasks": [str],
+        "classes": [str],
+        "palette": [[int]],
+        "ignore_index": int,
+        "things": [bool],
+        "in_channels": int,
+        "size": ([int], None),
+        "image_encoding": str,
+        "mean": [NUMBER],
+        "std": [NUMBER],
+        "pixel_counts": {"pixels": [int], "image_pixels": [int], "total": int},
+        "fingerprint": {str: ANY},
+    },
+}
 
 
 class ShardedDataset:
@@ -45,22 +69,29 @@ class ShardedDataset:
         self.place = place or Place(path)
         self.digest = hashlib.sha256(manifest).hexdigest()
         try:
-            content = json.loads(manifest)
+            content = parse_json(manifest)
+            conform(content, {"format": ANY})
             if content["format"] != FORMAT:
                 raise DataError(
                     f"{path / MANIFEST} has format {content['format']}, this version reads "
                     f"{FORMAT}: run the prepare stage again"
                 )
+            conform(content, MANIFEST_SHAPE)
             self.meta = ShardMeta.from_json(content["dataset"])
             self.splits: dict[str, int] = dict(content["splits"])
             self.files: list[dict[str, Any]] = list(content["files"])
             self.indices: list[dict[str, Any]] = list(content["indices"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             if isinstance(error, DataError):
                 raise
             raise DataError(
                 f"{path / MANIFEST} is no manifest ({error}): run the prepare stage again"
             ) from error
+
+    @property
+    def source(self) -> str | Path:
+        """What another node opens: where the files are, if that is not `path`."""
+        return self.path if self.place.address == str(self.path) else self.place.address
 
     @property
     def info(self) -> DatasetInfo:

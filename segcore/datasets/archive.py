@@ -3,9 +3,6 @@
 import hashlib
 import json
 import shutil
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +12,8 @@ from PIL import Image
 
 from segcore.data.atomic import new_folder
 from segcore.datasets.base import DataSource, Progress
+from segcore.datasets.unpack import MB, Select, unpack
 from segcore.errors import DataError
-
-Select = Callable[[str], str | None]
-
-MB = 1_000_000
-
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -157,48 +149,6 @@ class _Bar:
 
     def close(self) -> None:
         pass
-
-
-def unpack(packed: Path, folder: Path, select: Select, progress: Progress) -> None:
-    """Unpack selected files of a tar or zip archive; none can land outside `folder`.
-
-    Raises:
-        DataError: the archive is broken or tries to write elsewhere.
-    """
-    try:
-        if zipfile.is_zipfile(packed):
-            _unpack_zip(packed, folder, select, progress)
-        else:
-            _unpack_tar(packed, folder, select, progress)
-    except _BROKEN as error:
-        raise DataError(
-            f"{packed} is broken ({error}): replace it by an intact copy, or remove it"
-        ) from error
-
-
-def _unpack_tar(packed: Path, folder: Path, select: Select, progress: Progress) -> None:
-    total = packed.stat().st_size
-    with packed.open("rb") as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
-        for member in archive:
-            target = select(member.name) if member.isfile() else None
-            if target is not None:
-                archive.extract(member.replace(name=target), folder, filter="data")
-                progress(f"unpack {packed.name} [MB]", min(stream.tell(), total) // MB, total // MB)
-
-
-def _unpack_zip(packed: Path, folder: Path, select: Select, progress: Progress) -> None:
-    with zipfile.ZipFile(packed) as archive:
-        members = archive.infolist()
-        for number, member in enumerate(members, start=1):
-            target = None if member.is_dir() else select(member.filename)
-            if target is not None:
-                path = folder / target
-                if not path.resolve().is_relative_to(folder.resolve()):
-                    raise DataError(f"{packed} holds {member.filename}: outside its own folder")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(member) as content, path.open("wb") as file:
-                    shutil.copyfileobj(content, file)
-            progress(f"unpack {packed.name}", number, len(members))
 
 
 def tree_digest(files: Mapping[str, str]) -> str:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segcore.data.atomic import new_folder
-from segcore.datasets.archive import Archive, Select, fetch, in_mirror, unpack
+from segcore.datasets.archive import Archive, fetch, in_mirror
 from segcore.datasets.base import DataSource, Progress
+from segcore.datasets.unpack import Select, unpack
 from segcore.errors import DataError
 
 

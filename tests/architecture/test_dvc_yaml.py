@@ -18,7 +18,16 @@ SECTIONS = set(Params.model_fields)
 # change what download fetches, and a trial is no registered model.
 PARTLY_USED = {"download": {"sources"}, "plan": {"sources"}, "tune": {"train"}}
 # How work is run and recorded: a change does not change results.
-INFRASTRUCTURE = {"cluster", "tracking", "params", "storage", "stage", "progress", "errors"}
+INFRASTRUCTURE = {
+    "cluster",
+    "tracking",
+    "params",
+    "storage",
+    "mirror",
+    "stage",
+    "progress",
+    "errors",
+}
 
 
 def files_of(module: str) -> list[Path]:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipelines.mirror import Mirror
 from pipelines.params import Params
 from pipelines.prediction import journal, manifest
 from pipelines.prediction.inputs import find_inputs, read_bytes
@@ -295,7 +296,7 @@ def test_the_queues_are_bounded(
 
     monkeypatch.setattr(Worker, "_read", count)
     params = project.override({"predict.batch_size": batch})
-    job = make_job(params, package=good_package, version="", out=OUT, overlays=False)
+    job = make_job(params, package=good_package, version="", out=Mirror(OUT), overlays=False)
     paths = find_inputs("images")
     for row, item in zip(Worker(job).stream([(i, None) for i in paths]), paths, strict=True):
         assert (row.path, row.status) == (item.path, "ok")

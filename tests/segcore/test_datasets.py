@@ -19,9 +19,10 @@ from PIL import Image
 from segcore.data.prepare import prepare
 from segcore.data.shards import open_shards
 from segcore.datasets import DataSource, create_dataset, list_datasets
-from segcore.datasets.archive import Archive, fetch, hash_tree, install, tree_digest, unpack
+from segcore.datasets.archive import Archive, fetch, hash_tree, install, tree_digest
 from segcore.datasets.base import silent
 from segcore.datasets.nuclei import ARCHIVE, IDS, SPLIT_OF, assign_splits
+from segcore.datasets.unpack import unpack
 from segcore.errors import DataError, OptionError, UnknownNameError
 from segcore.inference import rle
 

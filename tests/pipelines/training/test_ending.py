@@ -11,6 +11,8 @@ import psutil
 import pytest
 import yaml
 
+from pipelines.mirror import Mirror
+from pipelines.storage import read_lines
 from pipelines.training import ending, run_state
 from segcore.errors import SegcoreError
 
@@ -22,7 +24,7 @@ LONG = {"train.epochs": 3, "train.epoch_steps": 5000, "train.checkpoint_steps": 
 
 def state(root: Path) -> list[dict[str, object]]:
     files = list(root.glob(f"outputs/runs/train-*/{run_state.EVENTS}"))
-    return run_state.read_lines(files[0]) if files else []
+    return read_lines(files[0]) if files else []
 
 
 def wait_for(condition, limit_s: float = 240) -> None:
@@ -101,10 +103,10 @@ def test_an_end_that_never_comes_is_cut_short(tmp_path: Path, monkeypatch) -> No
     monkeypatch.setattr(ending, "GRACE_S", 0.3)
 
     def run() -> None:
-        with ending.checkpoint_first(tmp_path):
+        with ending.checkpoint_first(Mirror(tmp_path)):
             os.kill(os.getpid(), signal.SIGTERM)
-            assert ending.of_driver(tmp_path)
-            assert ending.Asked(tmp_path)()
+            assert ending.of_driver(Mirror(tmp_path))
+            assert ending.Asked(Mirror(tmp_path))()
             time.sleep(60)
 
     began = time.monotonic()

@@ -17,8 +17,8 @@ import segcore
 from pipelines import train
 from pipelines.errors import ClusterError, OtherDataError
 from pipelines.params import Params
+from pipelines.storage import read_lines
 from pipelines.tracking import registry
-from pipelines.training import run_state
 from segcore.data.codec import encode_image, encode_mask
 from segcore.data.shards import write_shards
 from segcore.errors import DataError, OptionError, SegcoreError
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.ray
 
 def events(root: Path) -> list[dict[str, object]]:
     files = list(root.glob("outputs/runs/train-*/events.jsonl"))
-    return run_state.read_lines(files[0]) if files else []
+    return read_lines(files[0]) if files else []
 
 
 def wait_for(condition, process: subprocess.Popen[bytes], limit_s: float = 240) -> None:
