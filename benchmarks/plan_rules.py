@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from objects import cpu_clock
 from own_data import ROOT, make
 
 import segcore
@@ -36,9 +37,14 @@ OFF: dict[str, dict[str, Any]] = {
     "nothing (the plan)": {},
     "precision": {"train.precision": "fp32"},
     "loss": {"loss.name": "cross_entropy"},
+    "class weights": {"loss.class_weights": "none"},
     "class crops": {"train.augment.class_crops": 0.0},
     "turning over": {"train.augment.vflip": 0.0, "train.augment.rot90": 0.0},
-    "scale": {"train.augment.scale": [1.0, 1.0]},
+    "scale and colour, changed": {"train.augment.scale": [0.8, 1.25], "train.augment.color": 0.2},
+    "scale and colour, as they are": {
+        "train.augment.scale": [1.0, 1.0],
+        "train.augment.color": 0.0,
+    },
     "refit": {"train.refit": False},
     "batch size": {"train.batch_size": 16},
     "learning rate": {"train.lr": 0.0003},
@@ -133,6 +139,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--data", nargs="+", default=list(DATA), choices=DATA)
     parser.add_argument("--rules", nargs="+", default=list(OFF), choices=list(OFF))
+    parser.add_argument("--cpu-clock", action="store_true", help="count processor time a thread")
     parser.add_argument("--work", type=Path, help="folder for the data; kept")
     arguments = parser.parse_args()
     file = RESULTS / "plan_rules.json"
@@ -148,12 +155,14 @@ def main() -> None:
                     if OFF[rule] and params == plan:
                         continue  # the rule decides nothing else here
                     about = {"data": name, "rule": rule, "seed": seed, "cores": cores()}
-                    about["minutes"] = arguments.minutes
+                    about |= {"minutes": arguments.minutes}
+                    about["clock"] = "cpu" if arguments.cpu_clock else "wall"
                     rows = json.loads(file.read_text()) if file.is_file() else []
-                    if any({key: row[key] for key in about} == about for row in rows):
+                    if any({key: row.get(key) for key in about} == about for row in rows):
                         continue
                     try:
-                        found = run(params, shards)
+                        with cpu_clock(arguments.cpu_clock):
+                            found = run(params, shards)
                     except segcore.SegcoreError as error:
                         print(f"{name}, {rule}: {error}", flush=True)
                         continue
