@@ -85,8 +85,8 @@ def decode_row(split: Split, index: int, targets: Targets = CLASS_MAPS) -> tuple
         raise _unlabelled(split, index, targets)
     if image.ndim == 2:
         image = image[:, :, None]
-    # Copies: what a decoder returns may not be writable, which torch warns of.
-    pixels = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+    # Copies: what a decoder returns may not be writable, which torch warns of. Torch transposes.
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
     return pixels, torch.from_numpy(np.array(label)) if targets.maps else label
 
 
