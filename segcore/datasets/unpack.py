@@ -29,6 +29,7 @@ def unpack(packed: Path, folder: Path, select: Select, progress: Progress) -> No
     Raises:
         DataError: the archive is broken or tries to write elsewhere.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         if zipfile.is_zipfile(packed):
             _unpack_zip(packed, folder, select, progress)

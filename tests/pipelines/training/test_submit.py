@@ -13,7 +13,8 @@ import segcore
 from pipelines.cluster.outs import Workplace, travelling
 from pipelines.errors import ClusterError
 from pipelines.params import Params
-from pipelines.training.run_state import EVENTS, read_lines
+from pipelines.storage import read_lines
+from pipelines.training.run_state import EVENTS
 
 REPOSITORY = Path(__file__).parents[3]
 
