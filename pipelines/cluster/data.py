@@ -2,7 +2,8 @@
 
 import logging
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from pipelines.cluster.shared import check_shared
 from pipelines.errors import ClusterError
 from pipelines.params import ClusterParams
 
+WINDOW = 20_000  # items that are held at once; the actors start anew after so many
+
 
 def map_batches(
-    items: Sequence[Any],
+    items: Iterable[Any],
     make_worker: Callable[[str], Callable[[list[Any]], list[Any]]],
     *,
     batch_size: int,
@@ -42,11 +45,13 @@ def map_batches(
 
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         try:
-            results = _results(
-                items, make_worker, batch_size=batch_size, cluster=cluster, resources=resources
-            )
-            for row in results.iter_rows():
-                yield pickle.loads(row["result"])
+            rest = iter(items)
+            while some := list(islice(rest, WINDOW)):
+                results = _results(
+                    some, make_worker, batch_size=batch_size, cluster=cluster, resources=resources
+                )
+                for row in results.iter_rows():
+                    yield pickle.loads(row["result"])
         except RayError as error:
             raise ClusterError(
                 f"Ray could not predict ({str(error).splitlines()[0]}): run the command again, it "

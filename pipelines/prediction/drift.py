@@ -1,5 +1,6 @@
 """Whether the pictures of a job look like those that the model was trained on."""
 
+import heapq
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -72,14 +73,31 @@ def compare(rows: Iterable[Row], spec: PackageSpec) -> Drift | None:
         None where the package, which may be older, does not say it, or nothing was predicted.
     """
     training = spec.extra.get("training")
-    made = [row for row in rows if row.status == "ok" and row.channel_means]
-    if not training or not made:
+    if not training:
         return None
-    found = [_farness(row, training) for row in made]
-    far = sorted((one for one in found if one.distance > FAR), key=lambda one: -one.distance)
-    shares = _class_shares(made, training["class_shares"])
+    pictures, far, total = 0, 0, 0
+    pixels = dict.fromkeys(training["class_shares"], 0.0)
+    farthest: list[tuple[float, int, Far]] = []
+    for row in rows:
+        if row.status != "ok" or not row.channel_means:
+            continue
+        pictures += 1
+        found = _farness(row, training)
+        if found.distance > FAR:
+            far += 1
+            entry = (found.distance, -far, found)  # of two alike, the first
+            push = heapq.heappush if len(farthest) < FARTHEST else heapq.heappushpop
+            push(farthest, entry)
+        if "class_shares" in row.facts:
+            total += row.height * row.width
+            for name, share in row.class_shares.items():
+                pixels[name] = pixels.get(name, 0.0) + share * row.height * row.width
+    if not pictures:
+        return None
+    shares = _beside(training["class_shares"], pixels, total)
     distance = sum(abs(_change(pair)) for pair in shares.values()) / 2 if shares else None
-    return Drift(len(made), len(far), shares, distance, far[:FARTHEST])
+    shown = [found for _, _, found in sorted(farthest, reverse=True)]
+    return Drift(pictures, far, shares, distance, shown)
 
 
 def write(drift: Drift, out: Path) -> None:
@@ -106,14 +124,10 @@ def _farness(row: Row, training: Mapping[str, Any]) -> Far:
     return worst
 
 
-def _class_shares(rows: Iterable[Row], training: Mapping[str, float]) -> dict[str, list[float]]:
-    """[training, here] of each class, here over all pixels of the job."""
-    pixels, total = dict.fromkeys(training, 0.0), 0
-    for row in rows:
-        if "class_shares" in row.facts:
-            total += row.height * row.width
-            for name, share in row.class_shares.items():
-                pixels[name] = pixels.get(name, 0.0) + share * row.height * row.width
+def _beside(
+    training: Mapping[str, float], pixels: Mapping[str, float], total: int
+) -> dict[str, list[float]]:
+    """[training, here] of each class, here over all pixels of the job; empty if there are none."""
     if not total:
         return {}
     return {name: [training.get(name, 0.0), count / total] for name, count in pixels.items()}

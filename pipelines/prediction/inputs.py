@@ -2,7 +2,8 @@
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -40,9 +41,9 @@ class Input:
     skip: str = ""
 
 
-def find_inputs(images: str, *, exclude: Path | None = None) -> list[Input]:
+def find_inputs(images: str, *, exclude: Path | None = None) -> Iterator[Input]:
     """Every input of a folder (with subfolders), glob, list file (.txt), image, folder of
-    Parquet shards or s3:// address, sorted by path.
+    Parquet shards or s3:// address, as they are found. Two may have one name (`Index`).
 
     Args:
         exclude: a folder that is left out, where results are written.
@@ -50,21 +51,25 @@ def find_inputs(images: str, *, exclude: Path | None = None) -> list[Input]:
     Raises:
         DataError: there is nothing; says what was looked for.
     """
-    if "://" in images:
-        found = _remote(images)
-    elif any(character in images for character in WILDCARDS) and not os.path.exists(images):
-        found = _glob(images)
-    else:
-        found = _local(Path(images))
-    if exclude is not None:
-        hidden = f"{exclude.resolve()}{os.sep}"
-        found = [item for item in found if not os.path.abspath(item.path).startswith(hidden)]
-    if not any(not item.skip for item in found):
+    hidden = None if exclude is None else f"{exclude.resolve()}{os.sep}"
+    nothing = True
+    for item in _found(images):
+        if hidden is None or not os.path.abspath(item.path).startswith(hidden):
+            nothing = nothing and bool(item.skip)
+            yield item
+    if nothing:
         raise DataError(
             f"no images in {images}: give a folder of images, a quoted glob, a .txt list of "
             f"paths, or a folder of Parquet shards. Known suffixes: {' '.join(IMAGE_SUFFIXES)}"
         )
-    return _unique_names(found)
+
+
+def _found(images: str) -> Iterator[Input]:
+    if "://" in images:
+        return _remote(images)
+    if any(character in images for character in WILDCARDS) and not os.path.exists(images):
+        return _glob(images)
+    return _local(Path(images))
 
 
 def read_bytes(item: Input, base: Path | str = "") -> bytes:
@@ -91,26 +96,36 @@ def read_bytes(item: Input, base: Path | str = "") -> bytes:
         raise DataError(f"{item.path} cannot be read: {reason}") from error
 
 
-def _local(path: Path) -> list[Input]:
+def _local(path: Path) -> Iterator[Input]:
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        visible = [file for file in files if not _is_hidden(file.relative_to(path))]
-        found = [_file_input(str(file), file.relative_to(path)) for file in visible]
-        shards = [file for file in visible if file.suffix == ".parquet"]
-        if shards and all(item.skip for item in found):
-            return [item for shard in shards for item in _shard_inputs(shard)]
-        return found
+        shards: list[Path] = []  # which count where there is no image
+        for file in _visible(str(path)):
+            if not _file_input(str(file), file).skip:
+                shards.clear()
+                break
+            shards += [file] if file.suffix == ".parquet" else []
+        if shards:
+            return (item for shard in sorted(shards) for item in _shard_inputs(shard))
+        return (_file_input(str(file), file.relative_to(path)) for file in _visible(str(path)))
     if not path.exists():
         raise DataError(f"{path} does not exist: check the path of the images")
     if path.suffix == ".parquet":
-        return list(_shard_inputs(path))
+        return _shard_inputs(path)
     if path.suffix == ".txt":
         return _listed(path)
-    return [Input(str(path), path.stem)]
+    return iter([Input(str(path), path.stem)])
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _visible(folder: str) -> Iterator[Path]:
+    """Files of a folder and of those in it, as the disk has them; a link to a folder is none."""
+    with suppress(PermissionError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _visible(entry.path)
+            elif entry.is_file():
+                yield Path(entry.path)
 
 
 def _file_input(path: str, relative: Path | PurePosixPath) -> Input:
@@ -119,28 +134,35 @@ def _file_input(path: str, relative: Path | PurePosixPath) -> Input:
     return Input(path, relative.with_suffix("").as_posix(), skip=skip)
 
 
-def _glob(pattern: str) -> list[Input]:
+def _glob(pattern: str) -> Iterator[Input]:
     fixed = next(i for i, character in enumerate(pattern) if character in WILDCARDS)
     base = os.path.dirname(pattern[:fixed])
-    files = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
-    return [_file_input(path, Path(os.path.relpath(path, base or "."))) for path in files]
+    for path in glob.iglob(pattern, recursive=True):
+        if os.path.isfile(path):
+            yield _file_input(path, Path(os.path.relpath(path, base or ".")))
 
 
-def _listed(path: Path) -> list[Input]:
+def _listed(path: Path) -> Iterator[Input]:
     """Paths a line; relative ones start from the folder of the list."""
+    base = None
+    for file in _lines(path):
+        folder = os.path.dirname(file) or "."
+        base = folder if base is None else os.path.commonpath([base, folder])
+    for file in _lines(path):
+        yield Input(file, Path(os.path.relpath(file, base)).with_suffix("").as_posix())
+
+
+def _lines(path: Path) -> Iterator[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                if line.strip() and not line.startswith("#"):
+                    yield os.path.normpath(path.parent / line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is no list of paths: {error}") from error
-    named = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    files = list(dict.fromkeys(os.path.normpath(path.parent / line) for line in named))
-    base = os.path.commonpath([os.path.dirname(file) or "." for file in files]) if files else "."
-    return [
-        Input(file, Path(os.path.relpath(file, base)).with_suffix("").as_posix()) for file in files
-    ]
 
 
-def _remote(uri: str) -> list[Input]:
+def _remote(uri: str) -> Iterator[Input]:
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
         info = filesystem.get_file_info(path)
@@ -158,8 +180,8 @@ def _remote(uri: str) -> list[Input]:
     ]
     shards = [item.path for item in found if item.path.endswith(".parquet")]
     if shards and all(item.skip for item in found):
-        return [item for shard in shards for item in _shard_inputs(shard)]
-    return found
+        return (item for shard in shards for item in _shard_inputs(shard))
+    return iter(found)
 
 
 def _shard_inputs(path: Path | str) -> Iterator[Input]:
@@ -210,24 +232,3 @@ def _shard_row(path: str, row: int) -> bytes:
     start = ends[group - 1] if group else 0
     data: bytes = _shard_group(path, group)[row - start]["bytes"].as_py()
     return data
-
-
-def _unique_names(found: Sequence[Input]) -> list[Input]:
-    """Names that two inputs share keep the suffix: a.jpg and a.png become a.jpg and a.png."""
-    counts: dict[str, int] = {}
-    for item in found:
-        counts[item.name] = counts.get(item.name, 0) + (not item.skip)
-    taken: set[str] = set()
-    unique = []
-    for item in found:
-        name = item.name
-        if counts[name] > 1 and item.row < 0:
-            name += PurePosixPath(item.path).suffix
-        number = 1
-        while name in taken and not item.skip:
-            number += 1
-            name = f"{item.name}-{number}"
-        if not item.skip:
-            taken.add(name)
-        unique.append(Input(item.path, name, item.row, item.skip))
-    return unique

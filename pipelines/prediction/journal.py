@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +48,23 @@ class Journal:
         self._file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
 
 
-def read(out: Path) -> Iterator[tuple[list[dict[str, Any]], pa.Schema]]:
-    """Records of the parts with the schema of the kind's columns, oldest part first.
+def read(out: Path, count: int = 4096) -> Iterator[tuple[list[dict[str, Any]], pa.Schema]]:
+    """Records of the parts, at most `count` at a time, with the schema of the kind's columns,
+    oldest part first.
 
     What is torn or is no part is left out.
     """
     parts = sorted((out / FOLDER).glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
     for part in parts:
-        lines = part.read_bytes().split(b"\n")
-        records = [record for record in map(parse_line, lines) if record is not None]
-        with suppress(KeyError, TypeError, ValueError, IndexError, pa.ArrowException):
-            encoded = base64.b64decode(records[0][COLUMNS])
-            yield records[1:], pa.ipc.read_schema(pa.py_buffer(encoded))
+        with part.open("rb") as lines:
+            records = (record for record in map(parse_line, lines) if record is not None)
+            try:
+                encoded = base64.b64decode(next(records)[COLUMNS])
+                schema = pa.ipc.read_schema(pa.py_buffer(encoded))
+            except (KeyError, TypeError, ValueError, StopIteration, pa.ArrowException):
+                continue
+            while some := list(islice(records, count)):
+                yield some, schema
 
 
 def exists(out: Path) -> bool:

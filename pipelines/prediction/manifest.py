@@ -1,9 +1,9 @@
 """The manifest of predictions: one row per input, from mask back to model and data."""
 
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.prediction import journal
-from segcore.data.atomic import write_file
+from segcore.data.atomic import new_file
 
 FILE = "manifest.parquet"
+ROWS = 4096  # that are held at once
 DEFAULT_PRECISION = "fp32"  # of manifests that do not say
 TORCH = "torch"  # likewise
 BEFORE = pa.schema(
@@ -111,18 +112,39 @@ def read(folder: Path) -> dict[str, Row]:
 
     Nothing of what cannot be read: it is made again.
     """
-    return {row.path: row for row in (*_finished(folder), *_unfinished(folder))}
+    return {row.path: row for row in stream(folder)}
+
+
+def stream(folder: Path) -> Iterator[Row]:
+    """What `read` reads, a few rows at a time; of two rows of an input, the later one counts."""
+    yield from _finished(folder)
+    yield from _unfinished(folder)
 
 
 def _finished(folder: Path) -> Iterator[Row]:
     try:
-        file = pq.read_schema(folder / FILE)
-        own = [column for column in file if column.name not in {*BEFORE.names, *AFTER.names}]
-        schema = pa.schema([*BEFORE, *own, *AFTER])
-        records = pq.read_table(folder / FILE, schema=schema).to_pylist()
+        with pq.ParquetFile(folder / FILE) as file:
+            known = {*BEFORE.names, *AFTER.names}
+            own = [column for column in file.schema_arrow if column.name not in known]
+            schema = pa.schema([*BEFORE, *own, *AFTER])
+            names = [column.name for column in own]
+            for batch in file.iter_batches(ROWS):
+                for record in _whole(batch, schema).to_pylist():
+                    yield _row(record, names)
     except (OSError, pa.ArrowException):
         return
-    yield from (_row(record, [column.name for column in own]) for record in records)
+
+
+def _whole(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
+    """The rows with nulls in the columns that an older manifest does not have."""
+    there = set(batch.schema.names)
+    columns = [
+        batch.column(column.name).cast(column.type)
+        if column.name in there
+        else pa.nulls(len(batch), column.type)
+        for column in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _unfinished(folder: Path) -> Iterator[Row]:
@@ -140,20 +162,24 @@ def _unfinished(folder: Path) -> Iterator[Row]:
 
 
 def write(folder: Path, rows: Iterable[Row], columns: Iterable[tuple[str, pa.DataType]]) -> None:
-    """Replace the manifest of a folder, rows sorted by path.
+    """Replace the manifest of a folder.
 
     Args:
+        rows: by path.
         columns: those of the kind of task; a row without them has empty lists and nulls there.
     """
     own = pa.schema(columns)
     empty: dict[str, Any] = {
         field.name: [] if pa.types.is_nested(field.type) else None for field in own
     }
-    records = [record(row, empty) for row in sorted(rows, key=lambda row: row.path)]
     schema = pa.schema([*BEFORE, *own, *AFTER])
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(records, schema=schema), buffer, compression="zstd")
-    write_file(folder / FILE, buffer.getvalue())
+    rest = iter(rows)
+    with (
+        new_file(folder / FILE) as file,
+        pq.ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
+        while records := [record(row, empty) for row in islice(rest, ROWS)]:
+            writer.write_table(pa.Table.from_pylist(records, schema=schema))
 
 
 def record(row: Row, empty: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,10 +2,14 @@
 
 import hashlib
 import os
+import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from pipelines.cluster import session
@@ -14,7 +18,8 @@ from pipelines.params import Params
 from pipelines.prediction import drift, journal, manifest
 from pipelines.prediction.drift import Drift
 from pipelines.prediction.files import sweep
-from pipelines.prediction.inputs import Input, find_inputs
+from pipelines.prediction.index import Index
+from pipelines.prediction.inputs import find_inputs
 from pipelines.prediction.job import Job, make_job
 from pipelines.prediction.located import exported, locate
 from pipelines.prediction.manifest import TORCH, Row
@@ -103,7 +108,6 @@ def predict(
     """
     start = time.monotonic()
     shared = _results_folder(params, out)
-    inputs = find_inputs(images, exclude=shared.folder)
     package, facts = locate(params, model)
     job = make_job(params, package=package, out=shared, overlays=overlays, **facts)
     if engine != TORCH:
@@ -111,53 +115,67 @@ def predict(
     if journal.exists(job.out):  # an earlier job was killed
         sweep(job.out, {output.folder for output in job.kind.outputs(job.kind.extras)})
     shared.pull(manifest.FILE, exact=True)
-    known = manifest.read(job.out)
-    rows = {} if prune else {path: row for path, row in known.items() if _is_there(shared, row)}
-    rows |= {item.path: job.row(item, "skipped", item.skip) for item in inputs if item.skip}
-    work = [(item, known.get(item.path)) for item in inputs if not item.skip]
-    kept = _work(params, job, work, rows)
-    if prune:
-        _prune(job, rows.values())
-    seen = _finish(job, rows.values())
-    given = [rows[item.path] for item in inputs]
+    with (
+        tempfile.TemporaryDirectory(dir=_local_folder(params)) as folder,
+        closing(Index(Path(folder))) as index,
+    ):
+        index.add_inputs(find_inputs(images, exclude=shared.folder))
+        index.add_known(manifest.stream(job.out), lambda row: not prune and _is_there(shared, row))
+        skipped = index.add_skipped(lambda item: job.row(item, "skipped", item.skip))
+        counts, failed = _work(params, job, index)
+        if prune:
+            _prune(job, index)
+        seen = _finish(job, index)
     return Summary(
-        done=sum(row.status == "ok" for row in given) - kept,
-        kept=kept,
-        failed=[row for row in given if row.status == "error"],
-        skipped=sum(row.status == "skipped" for row in given),
+        done=counts["done"],
+        kept=counts["kept"],
+        failed=failed,
+        skipped=skipped,
         seconds=time.monotonic() - start,
         out=out,
         drift=seen,
     )
 
 
+def _local_folder(params: Params) -> Path:
+    folder = scratch(params.cluster.storage)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _is_there(out: Mirror, row: Row) -> bool:
     return bool(row.mask_path) and out.has(row.mask_path)
 
 
-def _work(
-    params: Params, job: Job, work: Sequence[tuple[Input, Row | None]], rows: dict[str, Row]
-) -> int:
-    """Run the workers, saving the manifest as it grows; returns how many results were kept."""
-    kept, saved, took = 0, float("-inf"), 0.0  # the first row is saved at once
-    before = {item.path: known for item, known in work}
-    with progress("predict", len(work)) as advance:
-        for row in _results(params, job, work):
-            kept += row == before[row.path]
-            rows[row.path] = row
+def _work(params: Params, job: Job, index: Index) -> tuple[Counter[str], list[Row]]:
+    """Run the workers, saving the manifest as it grows.
+
+    Returns:
+        counts of results done and kept, and the rows that failed.
+    """
+    counts: Counter[str] = Counter()
+    failed = []
+    saved, took = float("-inf"), 0.0  # the first row is saved at once
+    with progress("predict", index.to_do) as advance:
+        for row in _results(params, job, index):
+            kept = index.put(row)
+            if row.status == "ok":
+                counts["kept" if kept else "done"] += 1
+            else:
+                failed.append(row)
             advance(1)
             if time.monotonic() - saved > max(SAVE_S, SAVE_EVERY * took):
                 start = time.monotonic()
-                _save_manifest(job, rows)
+                _save_manifest(job, index)
                 saved = time.monotonic()
                 took = saved - start
-    _save_manifest(job, rows)
+    _save_manifest(job, index)
     journal.clear(job.out)
-    return kept
+    return counts, sorted(failed, key=lambda row: row.path)
 
 
-def _save_manifest(job: Job, rows: dict[str, Row]) -> None:
-    manifest.write(job.out, rows.values(), job.kind.row_columns)
+def _save_manifest(job: Job, index: Index) -> None:
+    manifest.write(job.out, index.rows(), job.kind.row_columns)
     job.shared.push(manifest.FILE)
 
 
@@ -172,11 +190,13 @@ def _results_folder(params: Params, out: Path | str) -> Mirror:
     return Mirror(folder, place)
 
 
-def _results(params: Params, job: Job, work: Sequence[tuple[Input, Row | None]]) -> Iterator[Row]:
-    new = sum(
-        known is None or not job.made(item, known) or not job.is_written(item)
-        for item, known in work
+def _results(params: Params, job: Job, index: Index) -> Iterator[Row]:
+    news = (
+        1
+        for item, known in index.work()
+        if known is None or not job.made(item, known) or not job.is_written(item)
     )
+    new = sum(islice(news, params.predict.ray_min_images))
     if new and (new >= params.predict.ray_min_images or session.address(params.cluster) != "local"):
         from pipelines.cluster.data import map_batches
 
@@ -192,17 +212,21 @@ def _results(params: Params, job: Job, work: Sequence[tuple[Input, Row | None]])
         folders |= {"the exported model": job.exported.parent} if job.exported else {}
         size = max(job.batch_size, ITEMS_PER_CALL)
         yield from map_batches(
-            work, make_worker, batch_size=size, cluster=params.cluster, shared=folders
+            index.work(), make_worker, batch_size=size, cluster=params.cluster, shared=folders
         )
         return
-    yield from Worker(job, best_device()).stream(work)
+    yield from Worker(job, best_device()).stream(index.work())
 
 
-def _finish(job: Job, rows: Iterable[Row]) -> Drift | None:
+def _made(job: Job, index: Index) -> Iterator[Row]:
+    return (row for row in index.rows() if row.status == "ok" and row.model_digest == job.digest)
+
+
+def _finish(job: Job, index: Index) -> Drift | None:
     """What the whole job becomes, of every row that this model made."""
-    made = [row for row in rows if row.status == "ok" and row.model_digest == job.digest]
-    job.kind.write_job(job.out, (manifest.record(row, {}) for row in made), job.spec)
-    found = drift.compare(made, job.spec)
+    records = (manifest.record(row, {}) for row in _made(job, index))
+    job.kind.write_job(job.out, records, job.spec)
+    found = drift.compare(_made(job, index), job.spec)
     if found is not None:
         drift.write(found, job.out)
     for file in job.out.glob("*"):
@@ -211,16 +235,14 @@ def _finish(job: Job, rows: Iterable[Row]) -> Drift | None:
     return found
 
 
-def _prune(job: Job, rows: Iterable[Row]) -> None:
+def _prune(job: Job, index: Index) -> None:
     """Remove files of predictions that no row of the manifest tells of."""
     outputs = job.kind.outputs(job.kind.extras)
     main = outputs[0]
-    names = {
-        row.mask_path.removeprefix(f"{main.folder}/").removesuffix(main.suffix)
-        for row in rows
-        if row.mask_path
-    }
     for output in outputs:
-        for name in job.shared.names(output.folder):
-            if PurePosixPath(name).with_suffix("").as_posix() not in names:
+        names = job.shared.names(output.folder)
+        stems = (PurePosixPath(name).with_suffix("").as_posix() for name in names)
+        told = index.has_mask(f"{main.folder}/{stem}{main.suffix}" for stem in stems)
+        for name, is_told in zip(names, told, strict=True):
+            if not is_told:
                 job.shared.remove(f"{output.folder}/{name}")

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from segcore.errors import DataError
 
@@ -71,12 +72,23 @@ def write_file(path: Path, data: bytes) -> None:
     Raises:
         DataError: the disk is full or the place not writable.
     """
+    with new_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """A temporary file beside `path`, synced, that takes its place when the block ends well.
+
+    Raises:
+        DataError: the disk is full or the place not writable.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with partial.open("wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
