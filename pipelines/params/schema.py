@@ -78,7 +78,7 @@ class ModelParams(PlannedSection):
 
 class LossParams(PlannedSection):
     name: str = Field(description="a name of segcore.list_losses(); own: that of a detector")
-    class_weights: Literal["none", "median_frequency", "inverse_log"]
+    class_weights: Literal["none", "median_frequency", "inverse_log", "sqrt_inverse_log"]
     options: dict[str, Any] = Field(description="keyword options of the loss")
     terms: list[dict[str, Any]] = Field(
         description="weighted sum instead of name: [{name: dice, weight: 1}, ...]"

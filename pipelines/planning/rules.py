@@ -107,7 +107,9 @@ def loss(facts: Facts) -> Decision:
 
 
 def class_weights(facts: Facts) -> Decision:
-    """ENet's weights where one of many classes is rare: Dice alone takes long to find it."""
+    """The root of ENet's weights where one of many classes is rare: Dice alone takes long to find
+    it, and all of the weights on top of Dice draw it too large.
+    """
     rare = min(facts.classes, key=lambda entry: entry["pixel_share"])
     share = f"{rare['name']} has {rare['pixel_share']:.2%} of the pixels"
     if facts.params.loss.name != "auto":
@@ -116,7 +118,7 @@ def class_weights(facts: Facts) -> Decision:
         return Decision("none", f"{start_of(facts.task).model} has losses of its own", ("task",))
     if len(facts.classes) > 2 and rare["pixel_share"] < WEIGHTED_SHARE:
         why = f"{share}, one of {len(facts.classes)} classes: weighed, it is learned in minutes"
-        return Decision("inverse_log", why, ("classes",))
+        return Decision("sqrt_inverse_log", why, ("classes",))
     return Decision(
         "none", f"{share}: Dice is enough for {len(facts.classes)} classes", ("classes",)
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segcore.errors import OptionError
 
-KINDS = ("none", "median_frequency", "inverse_log")
+KINDS = ("none", "median_frequency", "inverse_log", "sqrt_inverse_log")
 
 
 class PixelCounts(TypedDict):
@@ -33,6 +33,9 @@ class PixelCounts(TypedDict):
 def class_weights_from_counts(kind: str, counts: PixelCounts) -> Tensor | None:
     """Weights [K] of the named kind; None for "none".
 
+    The square root of the published weights (1.2 to 7.1) is for losses that weigh the classes
+    themselves, as Dice does: with the whole of them rare classes are drawn too large.
+
     Raises:
         OptionError: an unknown kind, or counts without a labelled pixel.
     """
@@ -45,7 +48,9 @@ def class_weights_from_counts(kind: str, counts: PixelCounts) -> Tensor | None:
             f"class_weights is {kind!r}, but the training split has no labelled pixel: "
             "use 'none' or check ignore_index"
         )
-    return median_frequency(counts) if kind == "median_frequency" else inverse_log(counts)
+    if kind == "median_frequency":
+        return median_frequency(counts)
+    return inverse_log(counts) if kind == "inverse_log" else inverse_log(counts).sqrt()
 
 
 def median_frequency(counts: PixelCounts) -> Tensor:

@@ -104,7 +104,7 @@ def test_rare_classes_are_cropped_more_often() -> None:
 def test_a_rare_class_among_many_is_weighed() -> None:
     shares = {"road": 0.6, "tree": 0.39, "pole": 0.01}
     many = [{"name": n, "pixel_share": s, "thickness_px": 9} for n, s in shares.items()]
-    assert value("loss.class_weights", classes=many) == "inverse_log"
+    assert value("loss.class_weights", classes=many) == "sqrt_inverse_log"
     assert value("loss.class_weights") == "none", "two classes: Dice is enough"
     assert value("loss.class_weights", {"loss.name": "focal"}, classes=many) == "none"
     assert value("loss.class_weights", classes=many, task="instance") == "none"

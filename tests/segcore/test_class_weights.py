@@ -39,6 +39,9 @@ def test_inverse_log_weights() -> None:
     assert weights is not None
     expected = [1 / math.log(1.77), 1 / math.log(1.27), 50.4983]
     np.testing.assert_allclose(weights.numpy(), expected, rtol=1e-5)
+    root = class_weights_from_counts("sqrt_inverse_log", counts)
+    assert root is not None
+    np.testing.assert_allclose(root.numpy() ** 2, expected, rtol=1e-5)
 
 
 def test_absent_class_has_weight_zero_by_median_frequency() -> None:

@@ -232,7 +232,8 @@ def semantic_arguments(
     Args:
         dataset: has `num_classes`, `ignore_index`, `mean`, `std`, `classes` and `pixel_counts`.
         loss: a name of `list_losses`.
-        class_weights: none, median_frequency or inverse_log, from `pixel_counts`.
+        class_weights: none, median_frequency, inverse_log or sqrt_inverse_log, from
+            `pixel_counts`.
         options: of the loss.
         aux_weight: weight of auxiliary outputs; None: the model's own, else 0.4.
         facts: any of the dataset's attributes above, in its place.
