@@ -52,8 +52,15 @@ def predict(
         bool, typer.Option("--overlays/--no-overlays", help="Also write tinted images")
     ] = False,
     contours: Annotated[
-        bool, typer.Option("--contours", help="Also write GeoJSON contours of objects")
+        bool, typer.Option("--contours", help="Also write GeoJSON contours")
     ] = False,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Also write how sure each pixel's class is, as PNG")
+    ] = False,
+    tta: Annotated[
+        str | None,
+        typer.Option(help="flip, scale or flip,scale: mean over mirrored and resized pictures"),
+    ] = None,
     min_score: Annotated[
         float | None, typer.Option(min=0, max=1, help="Least score of objects that are kept")
     ] = None,
@@ -80,8 +87,11 @@ def predict(
             changes["predict.batch_size"] = batch_size
         if min_score is not None:
             changes["predict.min_score"] = min_score
-        if contours:
-            changes["predict.extras"] = ["contours"]
+        extras = {"contours": contours, "confidence": confidence}
+        if any(extras.values()):
+            changes["predict.extras"] = [name for name, asked in extras.items() if asked]
+        if tta is not None:
+            changes["predict.tta"] = [way.strip() for way in tta.split(",")]
         if tracking_uri is not None:
             changes["tracking.uri"] = tracking_uri
         params = load_params().override(changes)

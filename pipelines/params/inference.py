@@ -48,7 +48,12 @@ class PredictParams(Section):
     images: str | None = Field(description="folder, glob, list file; null: the test split")
     model: str | None = Field(description="model URI or package; null: the dataset's champion")
     overlays: bool
-    extras: Names = Field(description="other files of a prediction: contours (GeoJSON) of objects")
+    extras: Names = Field(
+        description="other files of a prediction: contours (GeoJSON); confidence of class maps"
+    )
+    tta: list[Literal["flip", "scale"]] = Field(
+        description="looks at mirrored, or resized, pictures as well; class maps only"
+    )
     min_score: Annotated[float, Field(ge=0, le=1)] | None = Field(
         description="of objects that are kept; null: the model's own"
     )

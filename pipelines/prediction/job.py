@@ -44,6 +44,7 @@ class Job:
         precision: fp32, bf16 or fp16.
         max_memory_gib: of a pass of the model; None: half of what a worker finds free.
         max_megapixels: of an image file.
+        tta: test-time augmentation of a model of class maps.
         run_id: of the MLflow run that trained the model; "" where that is not known.
         commit: of the code that trained it, likewise.
         exported: file that the engine runs; None where it is torch.
@@ -66,6 +67,7 @@ class Job:
     precision: str
     max_memory_gib: float | None
     max_megapixels: float
+    tta: tuple[str, ...] = ()
     run_id: str = ""
     commit: str = ""
     exported: Path | None = None
@@ -104,12 +106,13 @@ class Job:
             run_id=self.run_id,
             commit=self.commit,
             engine=self.engine,
+            tta=",".join(self.tta),
         )
 
     def made(self, item: Input, known: Row) -> bool:
         """Whether a row of an earlier run tells of this model, used in this way."""
         own = self.row(item, "ok")
-        keys = ("model_digest", "crf", "precision", "min_score", "engine")
+        keys = ("model_digest", "crf", "precision", "min_score", "engine", "tta")
         return all(getattr(known, key) == getattr(own, key) for key in keys)
 
     def is_written(self, item: Input) -> bool:
@@ -136,6 +139,9 @@ class Job:
         options: dict[str, Any] = {"precision": self.precision, "max_memory_gib": gib}
         if self.crf is not None:
             options["crf"] = self.crf.build()
+        if self.tta:
+            options["tta"] = self.tta
+        options |= self.kind.predictor_options(self.extras)
         if self.min_score is not None:
             options["min_score"] = self.min_score
         if self.exported is not None:
@@ -207,6 +213,7 @@ def make_job(
         batch_size=choose_batch_size(asked.batch_size, machine),
         crf=asked.crf,
         min_score=asked.min_score,
+        tta=tuple(asked.tta),
         precision=choose_precision(asked.precision, machine),
         max_memory_gib=None if asked.max_memory_gib == "auto" else asked.max_memory_gib,
         max_megapixels=asked.max_megapixels,

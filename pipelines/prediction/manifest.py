@@ -31,7 +31,7 @@ BEFORE = pa.schema(
 # What a result depends on beside its input, and where the model came from.
 MADE_BY = (
     "model_digest", "model_version", "dataset_digest", "run_id", "commit", "crf", "precision",
-    "min_score", "engine",
+    "min_score", "engine", "tta",
 )  # fmt: skip
 # Between them stand the columns of the kind of task (`Kind.row_columns`).
 AFTER = pa.schema(
@@ -49,6 +49,7 @@ AFTER = pa.schema(
         ("channel_means", pa.list_(pa.float64())),
         ("channel_stds", pa.list_(pa.float64())),
         ("engine", pa.string()),
+        ("tta", pa.string()),
     ]
 )
 
@@ -77,6 +78,7 @@ class Row:
         files: sha256 of each file written for it, by its path relative to the manifest.
         channel_means, channel_stds: of the input's pixels, per channel, in 0..1.
         engine: what ran the model: torch, onnxruntime or openvino.
+        tta: test-time augmentation, with commas; "" for none.
     """
 
     path: str
@@ -88,6 +90,7 @@ class Row:
     precision: str = DEFAULT_PRECISION
     min_score: float | None = None
     engine: str = TORCH
+    tta: str = ""
     sha256: str = ""
     reason: str = ""
     mask_path: str = ""
@@ -218,6 +221,7 @@ def _row(record: dict[str, Any], own: list[str]) -> Row:
             "channel_means": tuple(record["channel_means"] or ()),
             "channel_stds": tuple(record["channel_stds"] or ()),
             "engine": record["engine"] or TORCH,
+            "tta": record["tta"] or "",
             "facts": facts,
         }
     )

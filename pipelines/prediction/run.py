@@ -108,6 +108,7 @@ def predict(
     """
     start = time.monotonic()
     shared = _results_folder(params, out)
+    next(item for item in find_inputs(images, exclude=shared.folder) if not item.skip)  # or says so
     package, facts = locate(params, model)
     job = make_job(params, package=package, out=shared, overlays=overlays, **facts)
     if engine != TORCH:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segcore.inference import tiling
+from segcore.inference.augmented import Augmented
 from segcore.inference.images import MAX_MEGAPIXELS, ImageArray, ImageLike, resize, to_array
 from segcore.inference.memory import SURE_BYTES
 from segcore.inference.network import Network, PixelNetwork
@@ -64,9 +65,12 @@ class Predictor:
         precision: "fp32", or "bf16" or "fp16" by autocast; scores are float32 in any case.
         max_memory_gib: that a pass may take; None: half of what is free on the device.
         max_megapixels: largest image file that is decoded; None: any.
+        tta: test-time augmentation, "flip", "scale" or both; see `augmented.Augmented`.
+        confidence: keep the probability of each predicted class, unless a call says otherwise.
 
     Raises:
         OptionError: no such precision.
+        UnknownNameError: no such augmentation.
     """
 
     def __init__(
@@ -80,6 +84,8 @@ class Predictor:
         precision: str = "fp32",
         max_memory_gib: float | None = None,
         max_megapixels: float | None = MAX_MEGAPIXELS,
+        tta: Sequence[str] = (),
+        confidence: bool = False,
     ) -> None:
         self.device = torch.device(device)
         self.network: PixelNetwork = (
@@ -88,6 +94,9 @@ class Predictor:
             else model
         )
         self.model = self.network.model
+        if tta:
+            self.network = Augmented(self.network, tta)
+        self.confidence = confidence
         self.precision = precision
         self.spec = spec
         self.digest = digest
@@ -104,7 +113,7 @@ class Predictor:
         images: ImageLike | Sequence[ImageLike],
         batch_size: int = 8,
         *,
-        confidence: bool = False,
+        confidence: bool | None = None,
     ) -> list[Prediction]:
         """Predict one image or several of unlike sizes and kinds.
 
@@ -112,7 +121,8 @@ class Predictor:
             images: path, encoded bytes, PIL image, uint8 [H, W, C] array, [C, H, W] tensor, a
                 sequence of such, or an array [N, H, W, C].
             batch_size: images of equal size that run together; fewer where they are large.
-            confidence: also keep the probability of each predicted class.
+            confidence: also keep the probability of each predicted class; None: as the predictor
+                was told.
 
         Returns:
             One prediction per image, in order.
@@ -122,6 +132,7 @@ class Predictor:
             ShapeError: an image has channels that the model does not take.
         """
         arrays = [self.read(image) for image in as_sequence(images)]
+        confidence = self.confidence if confidence is None else confidence
         done: dict[int, Prediction] = {}
         for indices in self._batches([array.shape[:2] for array in arrays], batch_size):
             batch = [arrays[index] for index in indices]

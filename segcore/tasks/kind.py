@@ -279,6 +279,10 @@ class Kind:
         """The files of a prediction, the main one first, then the `extras` that are asked for."""
         raise NotImplementedError
 
+    def predictor_options(self, extras: Collection[str]) -> dict[str, Any]:
+        """What a predictor must be told so that `outputs` has what the extras need."""
+        return {}
+
     def row(self, prediction: Any, spec: PackageSpec) -> dict[str, Any]:
         """What the manifest says of a prediction: `row_columns`, in the values of Arrow."""
         return {}

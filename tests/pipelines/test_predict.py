@@ -1,6 +1,7 @@
 """The predict function on real files, shards, packages and Ray."""
 
 import io
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,24 @@ def test_second_run_does_only_what_is_missing(
 
     assert run(project, images, good_package, overlays=True).done == 6
     assert run(project, images, bad_package, overlays=True).done == 6
+
+
+def test_confidence_contours_and_augmentation(
+    project: Params, images: Path, good_package: Path
+) -> None:
+    run(project, images, good_package)
+    more = project.override({"predict.extras": ["confidence", "contours"]})
+    assert run(more, images, good_package).done == 6
+    sure = np.asarray(Image.open(OUT / "confidence/one.png"))
+    assert sure.shape == (48, 64)
+    assert sure.min() > 255 // 4
+    shapes = json.loads((OUT / "contours/one.geojson").read_text())["features"]
+    mask = np.asarray(Image.open(OUT / "masks/one.png"))
+    assert len(shapes) == len(np.unique(mask))
+    augmented = more.override({"predict.tta": ["flip"]})
+    assert run(augmented, images, good_package).done == 6
+    assert {row.tta for row in manifest.read(OUT).values()} == {"flip"}
+    assert run(augmented, images, good_package).kept == 6
 
 
 def test_bad_files_are_rows_with_a_reason(

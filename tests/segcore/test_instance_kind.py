@@ -25,8 +25,8 @@ from segcore.errors import DataError, OptionError
 from segcore.inference import rle
 from segcore.metrics import AverageRecall, BowlScore, MeanAveragePrecision
 from segcore.tasks import get_kind
+from segcore.tasks.contours import polygons
 from segcore.tasks.instance import InstancePrediction
-from segcore.tasks.instance.contours import polygons
 from segcore.tasks.instance.detections import compress, join
 from segcore.tasks.instance.drawing import Shape, color_of, contour, draw
 from segcore.tasks.instance.pictures import FALSE, MISSED

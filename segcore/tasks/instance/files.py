@@ -14,7 +14,7 @@ from segcore.data.atomic import disk_errors
 from segcore.errors import DataError
 from segcore.inference.images import ImageArray
 from segcore.inference.spec import PackageSpec
-from segcore.tasks.instance.contours import polygons
+from segcore.tasks.contours import polygons
 from segcore.tasks.instance.predictor import InstancePrediction
 
 COCO = "coco.json"

@@ -1,5 +1,6 @@
 """Semantic segmentation as a kind of task: class maps, confusion matrices, palette pictures."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -17,11 +18,14 @@ from segcore.inference.predictor import Prediction, Predictor
 from segcore.inference.spec import PackageSpec
 from segcore.metrics import scores
 from segcore.tasks.base import Batch, Task
+from segcore.tasks.contours import polygons
 from segcore.tasks.kind import OVERLAYS, Floats, Kind, Output, Served
 from segcore.tasks.sections import ClassTable, Column, Heatmap, Section
 from segcore.tasks.semantic import confusions
 from segcore.tasks.semantic.task import create_semantic_task
 
+CONFIDENCE = "confidence"
+CONTOURS = "contours"
 STRIP_PIXELS = 1 << 20
 ERROR = (226, 46, 60)
 VOID = (38, 42, 92)
@@ -45,6 +49,7 @@ class SemanticKind(Kind):
     record_columns = ((confusions.COLUMN, pa.list_(pa.int64())),)
     row_columns = (("class_shares", pa.map_(pa.string(), pa.float64())),)
     served = (Served("", "int64", (-1, -1, -1)),)
+    extras = (OVERLAYS, CONFIDENCE, CONTOURS)
 
     def targets(self, data: Described) -> Targets:
         """Class maps."""
@@ -150,10 +155,20 @@ class SemanticKind(Kind):
         return [*super().legend(data), ("error", ERROR), ("not labelled", VOID)]
 
     def outputs(self, extras: Collection[str] = ()) -> tuple[Output, ...]:
-        """masks/*.png of class indices, with the palette; overlays/*.jpg."""
+        """masks/*.png of class indices, with the palette; overlays/*.jpg; confidence/*.png, the
+        probability of the class that was predicted, times 255; contours/*.geojson.
+        """
         mask = Output("masks", ".png", _mask)
-        overlay = Output(OVERLAYS, ".jpg", self.overlay)
-        return (mask, overlay) if OVERLAYS in extras else (mask,)
+        known = {
+            OVERLAYS: Output(OVERLAYS, ".jpg", self.overlay),
+            CONFIDENCE: Output(CONFIDENCE, ".png", _confidence),
+            CONTOURS: Output(CONTOURS, ".geojson", _contours),
+        }
+        return (mask, *(known[name] for name in self.extras if name in extras))
+
+    def predictor_options(self, extras: Collection[str]) -> dict[str, Any]:
+        """`confidence` keeps the probabilities."""
+        return {"confidence": True} if CONFIDENCE in extras else {}
 
     def row(self, prediction: Prediction, spec: PackageSpec) -> dict[str, Any]:
         """class_shares: class name -> share of the pixels, of the classes that occur."""
@@ -162,6 +177,31 @@ class SemanticKind(Kind):
 
 def _mask(image: ImageArray, prediction: Prediction, spec: PackageSpec) -> Image.Image:
     return visualize.palette_png(prediction.mask, spec.palette)
+
+
+def _confidence(image: ImageArray, prediction: Prediction, spec: PackageSpec) -> Image.Image:
+    shares = (
+        np.zeros(prediction.mask.shape) if prediction.confidence is None else prediction.confidence
+    )
+    return Image.fromarray(np.rint(shares * 255).astype(np.uint8))
+
+
+def _contours(image: ImageArray, prediction: Prediction, spec: PackageSpec) -> bytes:
+    """The regions of each class as a GeoJSON FeatureCollection, in pixels, y downwards."""
+    features = [
+        {
+            "type": "Feature",
+            "properties": {"class": name},
+            "geometry": {
+                "type": "MultiPolygon",
+                "coordinates": polygons(prediction.mask == number),
+            },
+        }
+        for number, name in enumerate(spec.classes)
+        if (prediction.mask == number).any()
+    ]
+    document = {"type": "FeatureCollection", "features": features}
+    return json.dumps(document, separators=(",", ":")).encode()
 
 
 def _shares(mask: visualize.Mask, classes: Sequence[str]) -> list[tuple[str, float]]:
