@@ -24,10 +24,10 @@ import torch
 import yaml
 
 import segcore
-from pipelines.evaluation.compare import record
 from pipelines.params import Params
 from pipelines.params.planned import apply_plan
 from pipelines.plan import make_plan
+from pipelines.scoring.records import record
 from pipelines.sources import create_dataset
 from pipelines.train import package_spec
 from pipelines.training.build import build_loaders, build_model, build_task, find_kind

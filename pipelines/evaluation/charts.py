@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.evaluation.bootstrap import Comparison
+from pipelines.scoring.bootstrap import Comparison
 from segcore.tasks.sections import Curves
 
 BINS = 20

@@ -4,27 +4,25 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from pipelines.evaluation import bootstrap, report, stored
+from pipelines.evaluation import report, stored
 from pipelines.evaluation.report import Evaluation, Outcome
 from pipelines.params import Params, PromoteParams
 from pipelines.params.section import AUTO
 from pipelines.progress import progress
+from pipelines.scoring import bootstrap
+from pipelines.scoring.records import labelled, record, record_schema
 from pipelines.storage import scratch
 from pipelines.tracking.history import Evidence
 from pipelines.tracking.names import evaluate_name
 from pipelines.tracking.registry import CHAMPION, Registry
 from pipelines.tracking.run import Run, open_run
 from pipelines.tracking.version import Version
-from segcore.data.rows import decode_labelled
 from segcore.data.shards import ShardedDataset, open_shards
 from segcore.errors import DataError, unknown_name
 from segcore.inference.predictor import best_device
 from segcore.machine import choose_batch_size, choose_precision, describe_machine
 from segcore.package import load_package, read_spec
 from segcore.tasks import Kind, get_kind
-from segcore.tasks.kind import AnyPredictor
 
 
 def evaluate(params: Params, *, shards: Path, package: Path, folder: Path) -> Outcome:
@@ -87,11 +85,11 @@ def _rule(rule: PromoteParams, kind: Kind) -> PromoteParams:
 
 
 def _labelled(dataset: ShardedDataset, kind: Kind) -> list[int]:
-    split, targets = dataset.split("test"), kind.targets(dataset)
-    rows = [index for index in range(len(split)) if targets.is_labelled(split.read(index))]
+    rows = labelled(dataset, kind, "test")
     if not rows:
+        count = len(dataset.split("test"))
         raise DataError(
-            f"the test split of {dataset.path} has {len(split)} images and no label: give it some "
+            f"the test split of {dataset.path} has {count} images and no label: give it some "
             "(test.txt, a test folder, or data.test_fraction) and run the prepare stage"
         )
     return rows
@@ -134,41 +132,11 @@ def _score(
         if found is not None:
             print(f"{version.uri}: champion's figures from an earlier evaluation", flush=True)
             return found
-    title = f"evaluate {version.uri}"
     size = choose_batch_size(settings.batch_size, machine)
-    table = record(predictor, dataset, rows, kind=kind, batch_size=size, title=title)
+    with progress(f"evaluate {version.uri}", len(rows)) as advance:
+        table = record(predictor, dataset, rows, kind=kind, batch_size=size, advance=advance)
     stored.save(file, table)
     return Evaluation(version, predictor, kind, table, kind.records(table, dataset))
-
-
-def record_schema(kind: Kind) -> pa.Schema:
-    """Columns of a table of records: the image's id, then the kind's own."""
-    return pa.schema([("id", pa.string()), *kind.record_columns])
-
-
-def record(
-    predictor: AnyPredictor,
-    dataset: ShardedDataset,
-    rows: list[int],
-    *,
-    kind: Kind,
-    batch_size: int,
-    title: str = "evaluate",
-) -> pa.Table:
-    """Records of labelled rows of the test split; each image is predicted at its own size."""
-    split, targets = dataset.split("test"), kind.targets(dataset)
-    found: list[dict[str, Any]] = []
-    with progress(title, len(rows)) as advance:
-        for start in range(0, len(rows), batch_size):
-            part = rows[start : start + batch_size]
-            pairs = [decode_labelled(split, row, targets) for row in part]
-            predictions = predictor([image for image, _ in pairs], batch_size)
-            for (_, label), prediction in zip(pairs, predictions, strict=True):
-                found.append(kind.record(prediction, label, dataset))
-            advance(len(part))
-    columns = [pa.array([one[name] for one in found], kinds) for name, kinds in kind.record_columns]
-    ids = pa.array([split.ids[row] for row in rows], pa.string())
-    return pa.Table.from_arrays([ids, *columns], schema=record_schema(kind))
 
 
 def _decide(

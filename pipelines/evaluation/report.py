@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.evaluation import charts, drawn
-from pipelines.evaluation.bootstrap import Comparison, Verdict
 from pipelines.params import PromoteParams
+from pipelines.scoring import pages
+from pipelines.scoring.bootstrap import Comparison, Verdict
 from pipelines.tracking.version import Version
 from segcore.data.atomic import write_file
 from segcore.data.rows import decode_labelled
@@ -218,19 +219,11 @@ def _page(
     sections: Sequence[Section],
     pictures: Sequence[dict[str, Any]],
 ) -> str:
-    import jinja2
-
-    loader = jinja2.FileSystemLoader(TEMPLATES)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["figure"] = lambda value, digits=3: (
-        "n/a" if value is None or math.isnan(value) else f"{value:.{digits}f}"
-    )
+    environment = pages.environment(TEMPLATES)
     environment.filters["color"] = lambda color: "#{:02x}{:02x}{:02x}".format(*color)
     candidate, champion = outcome.candidate, outcome.champion
     kind = candidate.kind
-    return environment.get_template("report.html.j2").render(
+    page = environment.get_template("report.html.j2").render(
         dataset=dataset,
         outcome=outcome,
         kind=kind,
@@ -247,3 +240,4 @@ def _page(
             label=kind.headline_label,
         ),
     )
+    return str(page)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.evaluation.bootstrap import Comparison, Figure, compare, decide
+from pipelines.scoring.bootstrap import Comparison, Figure, compare, decide
 from segcore.errors import OptionError
 from segcore.metrics import scores
 from segcore.tasks.semantic.confusions import Matrices, figures

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import segcore
-from pipelines.evaluation.compare import evaluate, record
+from pipelines.evaluation.compare import evaluate
 from pipelines.evaluation.report import Outcome
 from pipelines.params import Params
+from pipelines.scoring.records import record
 from pipelines.tracking.registry import CHAMPION, Registry
 from segcore.data.shards import open_shards, write_shards
 from segcore.errors import DataError

@@ -1,0 +1,1 @@
+"""What evaluation and search share: records of single images, the paired bootstrap, a style."""
