@@ -15,6 +15,7 @@ from pipelines.mirror import Mirror
 from pipelines.params import Params
 from pipelines.params.file import read_yaml
 from pipelines.params.planned import PLAN, load_planned, open_keys, read_plan
+from pipelines.params.tune import objectives
 from pipelines.tracking import names, registry
 from pipelines.tracking.run import Run, open_run
 from pipelines.training.build import (
@@ -102,24 +103,32 @@ def artifact_stem(epoch: int) -> str:
     return f"epoch_{epoch:04d}"
 
 
-def draw_overlays(params: Params, dataset: Any, weights: dict[str, Any]) -> Any:
-    """Predictions of some weights on the same few validation images, as one picture."""
+def predictor_of(params: Params, dataset: Any, weights: dict[str, Any]) -> Any:
+    """A predictor of some weights, on the device that computes."""
     import torch
 
-    from segcore.data.rows import decode_labelled
+    from segcore.inference.predictor import best_device
 
-    with torch.random.fork_rng():  # drawing must not change what training draws
+    with torch.random.fork_rng():  # what is made here must not change what training draws
         model = build_model(params.override({"model.pretrained": False}), dataset)
     model.load_state_dict(weights)
     kind, spec = find_kind(params, dataset), package_spec(params, dataset, {})
-    predictor, targets = kind.create_predictor(model, spec), kind.targets(dataset)
+    return kind.create_predictor(model, spec, device=best_device())
+
+
+def draw_overlays(params: Params, dataset: Any, weights: dict[str, Any]) -> Any:
+    """Predictions of some weights on the same few validation images, as one picture."""
+    from segcore.data.rows import decode_labelled
+
+    predictor, kind = predictor_of(params, dataset, weights), find_kind(params, dataset)
+    targets = kind.targets(dataset)
     split = dataset.split("val")
     count = min(OVERLAY_IMAGES, len(split))
     chosen = [index * len(split) // count for index in range(count)]
     rows = [decode_labelled(split, index, targets) for index in chosen]
     images = [image for image, _ in rows]
     labels = [label for _, label in rows if label is not None]
-    return kind.contact_sheet(images, predictor(images), labels, spec)
+    return kind.contact_sheet(images, predictor(images), labels, predictor.spec)
 
 
 def package_spec(params: Params, dataset: Any, metrics: dict[str, float]) -> "segcore.PackageSpec":
@@ -212,10 +221,11 @@ def main() -> None:
     inputs = {**params.pick(IDENTITY), "shards": dataset.digest}
     digest = storage.run_digest("train", inputs)
     folder = storage.run_folder(params.cluster.storage, "train", digest)
+    goal = objectives(params.tune.metric, params.tune.mode)[0]
     state = RunState(
         folder,
-        metric=f"val/{params.tune.metric}",
-        mode=params.tune.mode,
+        metric=goal.key,
+        mode=goal.mode,
         keep_last=params.train.refit,
         storage=params.cluster.storage,
     )

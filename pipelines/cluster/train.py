@@ -69,7 +69,7 @@ def run(worker: TrainWorker, params: Params, shards: Path | str, *, state: RunSt
         stack.enter_context(ending.checkpoint_first(state.mirror))
         if sizes:
             check_shared({"data.root": shards})
-            _fit(job, sizes, use_gpu=resources.gpus > 0)
+            fit_group(job, sizes, use_gpu=resources.gpus > 0)
         else:
             _alone(job)
     return state.best()
@@ -111,7 +111,17 @@ def _plan(params: Params, stack: ExitStack) -> tuple[tuple[int, ...], session.Re
     return sizes, stack.enter_context(session.connect(params.cluster)) if local else total
 
 
-def _fit(job: Job, sizes: tuple[int, ...], *, use_gpu: bool) -> None:
+def fit_group(job: Job, sizes: tuple[int, ...], *, use_gpu: bool) -> None:
+    """Train in workers of Ray, which is connected.
+
+    Args:
+        job: of each worker.
+        sizes: that the group may have, smallest first.
+        use_gpu: whether each worker has a GPU.
+
+    Raises:
+        ClusterError, TrainingFailedError, SegcoreError: as of `run`.
+    """
     from ray.exceptions import RayError
     from ray.train import TrainingFailedError as RayTrainingError
 

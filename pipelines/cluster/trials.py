@@ -4,12 +4,15 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
 from ray.tune import Callback, Stopper
 
-from pipelines.cluster.tune import TRIALS
+from pipelines.cluster.trial import TRIALS
+from pipelines.cluster.trial_facts import COMPLETED, FAILED, PRUNED, RECORDS, Trial, values_of
 from pipelines.mirror import Mirror
+from pipelines.params.tune import TuneParams
 from pipelines.storage import write_atomic
 from pipelines.tracking.names import trial_name
 from pipelines.tracking.run import Run
@@ -17,23 +20,26 @@ from pipelines.training import failure
 from segcore.engine.meter import NonFiniteLossError
 from segcore.errors import SegcoreError
 
-RUNS = "runs.json"
+RUNS, ENDED, TAKEN = "runs.json", "ended.json", "taken.json"
 CONTROLLER, SUMMARY = "ray.tune.execution.tune_controller", "ray.tune.tune"
 
 
 class UntilFailure(Stopper):  # type: ignore[misc,unused-ignore]
-    """Ends the search once `Trials` has found an error that other values would not mend.
+    """Ends a trial at its full length, and the search once an error that no values would mend is
+    found.
 
     Args:
         search: folder of it.
+        epochs: of a trial.
     """
 
-    def __init__(self, search: Mirror) -> None:
+    def __init__(self, search: Mirror, epochs: int) -> None:
         self.search = search
+        self.epochs = epochs
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Whether one trial is to stop; that is left to the scheduler."""
-        return False
+        """Whether a trial is to stop; before its full length that is left to the scheduler."""
+        return bool(result.get("done")) or result.get("epoch", 0) >= self.epochs
 
     def stop_all(self) -> bool:
         """Whether every trial is to stop."""
@@ -62,7 +68,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 class Trials(Callback):  # type: ignore[misc,unused-ignore]
-    """Opens a child run per trial, logs its epochs, and closes it.
+    """Opens a child run per trial, logs its epochs, closes it, and writes down how it ended.
 
     Ray stores this object with the search and brings it back after a kill, so it holds plain
     values; which run belongs to which trial is in a file.
@@ -70,19 +76,19 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
     Args:
         search: folder of it.
         parent_id: run of the search.
-        epochs: of a trial that is not stopped early.
-        metric: that trials are compared by.
+        settings: of it.
     """
 
     _parent: ClassVar[Run | None] = None
     _listeners: ClassVar[list[Callable[[], None]]] = []
     _open: ClassVar[dict[str, Run]] = {}
+    _told: ClassVar[dict[str, int]] = {}
 
-    def __init__(self, search: Mirror, parent_id: str, epochs: int, metric: str) -> None:
+    def __init__(self, search: Mirror, parent_id: str, settings: TuneParams) -> None:
         self.search = search
         self.parent_id = parent_id
-        self.epochs = epochs
-        self.metric = metric
+        self.epochs = settings.epochs
+        self.metrics = [goal.metric for goal in settings.objectives]
 
     @contextmanager
     def watched(self, run: Run, on_epoch: Callable[[], None]) -> Iterator[None]:
@@ -100,9 +106,28 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
             for child in cls._open.values():
                 child.close("KILLED")
             cls._open.clear()
+            cls._told.clear()
             cls._listeners.clear()
             cls._parent = None
             run.end_children("KILLED")
+
+    def ended(self) -> list[Trial]:
+        """The trials that ended, in the order in which they began."""
+        facts = self._facts(ENDED)
+        known = [Trial(**facts[name]) for name in self._facts(RUNS) if name in facts]
+        place = f"{TRIALS}/{{}}/{RECORDS}"
+        return [replace(one, records=self.search.read(place.format(one.id))) for one in known]
+
+    def took_over(self, trial: Any, other: Any, config: dict[str, Any]) -> None:
+        """Write down that a trial goes on with another's weights, and with which values."""
+        names = (trial.trial_id, other.trial_id)
+        print(
+            "trial {} takes over from {}: ".format(*names) + trial_name(values_of(config)),
+            flush=True,
+        )
+        known = self._facts(TAKEN)
+        taken = [*known.get(trial.trial_id, []), other.trial_id]
+        self._write(TAKEN, {**known, trial.trial_id: taken})
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Open the trial's run, or the one that it had before a kill."""
@@ -119,38 +144,59 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
         """Log an epoch."""
         numbers = {key: value for key, value in result.items() if "/" in key or key == "lr"}
         values = {k: v for k, v in numbers.items() if isinstance(v, (int, float))}
-        self._run(trial).log_metrics(values, int(result["epoch"]))
+        epoch = int(result["epoch"])
+        self._run(trial).log_metrics(values, epoch)
+        if epoch <= self._told.get(trial.trial_id, 0):
+            return  # an epoch that a trial repeats after a kill
+        self._told[trial.trial_id] = epoch
         for tell in self._listeners:
             tell()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Close the run: FINISHED at its full length, KILLED if it was stopped before."""
-        last = trial.last_result or {}
-        full = last.get("epoch", 0) >= self.epochs
-        self._end(trial, "FINISHED" if full else "KILLED", "completed" if full else "pruned")
+        """Close the run: FINISHED at its full length, KILLED if it was stopped before.
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Close the run as FAILED, and say why.
-
-        A loss that is not finite is the trial's own; any other error that the user can mend ends
-        the search.
+        A trial that left an error is FAILED, and says why. A loss that is not finite is the
+        trial's own; any other error that the user can mend ends the search.
         """
         error = failure.read(self.search / f"{TRIALS}/{trial.trial_id}")
-        self._end(trial, "FAILED", "failed", why=reason(error) if error else None)
-        if error is not None and not isinstance(error, NonFiniteLossError):
-            failure.write(self.search, error)
+        if error is not None:
+            self._end(trial, "FAILED", FAILED, why=reason(error))
+            if not isinstance(error, NonFiniteLossError):
+                failure.write(self.search, error)
+            return
+        full = (trial.last_result or {}).get("epoch", 0) >= self.epochs
+        self._end(trial, "FINISHED" if full else "KILLED", COMPLETED if full else PRUNED)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Close the run as FAILED: the trial's process died too often, or has a bug."""
+        self._end(
+            trial, "FAILED", FAILED, why=reason(trial.get_pickled_error() or trial.get_error())
+        )
 
     def _end(self, trial: Any, status: str, outcome: str, *, why: str | None = None) -> None:
         run = self._run(trial)
-        run.set_tags({"outcome": outcome, "error": why})
+        taken = self._facts(TAKEN).get(trial.trial_id, [])
+        values, last = values_of(trial.config), trial.last_result or {}
+        changed = {f"final.{key}": value for key, value in values.items()} if taken else {}
+        run.set_tags({"outcome": outcome, "error": why, **changed})
+        figures = {name: last[f"val/{name}"] for name in self.metrics if f"val/{name}" in last}
+        ended = Trial(
+            id=trial.trial_id,
+            run_id=run.id,
+            values=values,
+            epochs=int(last.get("epoch", 0)),
+            outcome=outcome,
+            figures=figures,
+            why=why,
+            took_over=taken,
+        )
+        self._write(ENDED, {**self._facts(ENDED), trial.trial_id: asdict(ended)})
         run.close(status)
         self._open.pop(trial.trial_id, None)
-        last = trial.last_result or {}
-        value = last.get(self.metric, float("nan"))
-        name = trial_name(_values(trial.config))
+        shown = ", ".join(f"val/{name} {value:.4g}" for name, value in figures.items())
         print(
-            f"trial {trial.trial_id} {name}: {outcome} after {last.get('epoch', 0)} epochs"
-            + (f": {why}" if why else f", {self.metric} {value:.4f}"),
+            f"trial {trial.trial_id} {trial_name(values)}: {outcome} after {ended.epochs} epochs"
+            + (f": {why}" if why else f", {shown}"),
             flush=True,
         )
 
@@ -159,17 +205,18 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
             parent = self._parent
             if parent is None:
                 raise RuntimeError("Trials is used outside of `watched`")
-            known = json.loads(self.search.read(RUNS) or b"{}")
-            values = _values(trial.config)
+            known = self._facts(RUNS)
+            values = values_of(trial.config)
             tags = {"trial": trial.trial_id}
             child = parent.child(trial_name(values), values, tags, known.get(trial.trial_id))
             self._open[trial.trial_id] = child
-            folder = self.search.folder
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(folder / RUNS, json.dumps({**known, trial.trial_id: child.id}).encode())
-            self.search.push(RUNS)
+            self._write(RUNS, {**known, trial.trial_id: child.id})
         return self._open[trial.trial_id]
 
+    def _facts(self, name: str) -> dict[str, Any]:
+        return dict(json.loads(self.search.read(name) or b"{}"))
 
-def _values(config: dict[str, Any]) -> dict[str, Any]:
-    return {k: json.loads(v) if isinstance(v, str) else v for k, v in config.items()}
+    def _write(self, name: str, facts: dict[str, Any]) -> None:
+        self.search.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.search.folder / name, json.dumps(facts).encode())
+        self.search.push(name)

@@ -16,7 +16,8 @@ from pipelines.params.file import explain, read_yaml, unknown_key
 from pipelines.params.inference import EvaluateParams, PredictParams
 from pipelines.params.options import drop_unset
 from pipelines.params.section import Address, Fraction, Names, PlannedSection, Range, Section, Size
-from pipelines.params.space import Around, Distribution, Drawn
+from pipelines.params.space import Around, Drawn
+from pipelines.params.tune import TuneParams
 from pipelines.params.workers import Workers
 from segcore.datasets import list_datasets
 from segcore.errors import OptionError, unknown_name
@@ -146,17 +147,6 @@ class TrainParams(PlannedSection):
         own = {"batch_size", "loader_workers", "checkpoint_steps", "overlay_epochs"}
         own |= {"log_gradients", "augment", "budget_minutes", "epoch_steps", "refit", "options"}
         return {**self.model_dump(exclude=own), "report_steps": self.checkpoint_steps}
-
-
-class TuneParams(PlannedSection):
-    trials: int = Field(ge=0, description="0: no search")
-    epochs: int = Field(ge=1, description="of the longest trial")
-    grace_epochs: int = Field(ge=1, description="no trial is stopped before")
-    concurrent: int = Field(ge=1)
-    metric: str = Field(description="a validation metric; auto: the headline of the kind of task")
-    mode: Literal["max", "min"]
-    seed: int = Field(ge=0)
-    space: dict[str, Distribution] = Field(description="dotted params key -> distribution")
 
 
 class ClusterParams(Section):

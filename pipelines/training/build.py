@@ -6,6 +6,7 @@ import segcore
 from pipelines import storage
 from pipelines.params import Params
 from pipelines.params.section import AUTO
+from pipelines.params.tune import MILLISECONDS
 from segcore.errors import OptionError
 
 if TYPE_CHECKING:
@@ -39,10 +40,16 @@ def predicted_task(params: Params, dataset: Any) -> str:
 
 def with_goal(params: Params, dataset: Any) -> Params:
     """Params in which `tune.metric` and `tune.mode`, where auto, are those of the kind of task."""
-    kind = find_kind(params, dataset)
-    metric = kind.headline if params.tune.metric == AUTO else params.tune.metric
-    mode = kind.mode(metric) if str(params.tune.mode) == AUTO else params.tune.mode
-    return params.override({"tune.metric": metric, "tune.mode": mode})
+    kind, metric, mode = find_kind(params, dataset), params.tune.metric, params.tune.mode
+    asked = [metric] if isinstance(metric, str) else metric
+    names = [kind.headline if name == AUTO else name for name in asked]
+    modes: Any = mode
+    if mode == AUTO:
+        modes = ["min" if name == MILLISECONDS else kind.mode(name) for name in names]
+    if isinstance(metric, str):
+        modes = modes[0] if isinstance(modes, list) else modes
+        return params.override({"tune.metric": names[0], "tune.mode": modes})
+    return params.override({"tune.metric": names, "tune.mode": modes})
 
 
 def loader_options(params: Params) -> dict[str, Any]:

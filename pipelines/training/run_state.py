@@ -54,11 +54,19 @@ class RunState:
         metric: of `Epoch.metrics`, by which epochs are compared.
         mode: "max" or "min".
         keep_last: the last epoch is the best: nothing was held back to compare by.
+        keep_best: keep the weights of the best epoch; nobody asks for those of a trial.
         storage: `cluster.storage`; where it is a bucket, `folder` is mirrored there.
     """
 
     def __init__(
-        self, folder: Path, *, metric: str, mode: str, keep_last: bool = False, storage: str = ""
+        self,
+        folder: Path,
+        *,
+        metric: str,
+        mode: str,
+        keep_last: bool = False,
+        keep_best: bool = True,
+        storage: str = "",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -67,6 +75,7 @@ class RunState:
         self.metric = metric
         self.sign = 1.0 if mode == "max" else -1.0
         self.keep_last = keep_last
+        self.keep_best = keep_best
         self._highest: float | None = None
         self.checkpoints = segcore.CheckpointStore(folder / CHECKPOINTS, keep=2)
 
@@ -114,7 +123,7 @@ class RunState:
         Returns:
             The checkpoint.
         """
-        if epoch.complete:
+        if epoch.complete and self.keep_best:
             self._keep_best(epoch)
         path = self.checkpoints.save(state, epoch.step)
         event = {

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 import segcore
 from pipelines import train, tune
-from pipelines.cluster import tune as ray_tune
+from pipelines.cluster.trial_facts import values_of
 from segcore.data.codec import encode_image, encode_mask
 from segcore.data.shards import write_shards
 from segcore.errors import DataError, OptionError
@@ -137,7 +137,7 @@ def test_bad_space_is_refused_before_anything_starts(workspace, space, message) 
 
 def test_values_of_any_kind_travel_to_trials() -> None:
     config = {"train.lr": 0.5, "loss.name": '"dice"', "loss.options": '{"a": [1, null]}'}
-    assert ray_tune.decode(config) == {
+    assert values_of(config) == {
         "train.lr": 0.5,
         "loss.name": "dice",
         "loss.options": {"a": [1, None]},
