@@ -127,7 +127,8 @@ def _search(params: Params, dataset: Any, shards: Path) -> None:
         run.log_metrics({f"best/{name}": value for name, value in chosen.figures.items()}, 0)
         run.set_tags({f"best.{key}": value for key, value in chosen.overrides.items()})
         page = storage.absolute(REPORT)
-        report.write(page, params, dataset, trials, chosen, run)
+        link = report.links(run)
+        report.write(page, params, dataset, trials, chosen, run_id=run.id, link=link)
         run.log_artifact(page)
         counts = Counter(trial.outcome for trial in trials)
         write(

@@ -15,7 +15,7 @@ from pipelines.cluster import head
 from pipelines.cluster.local_head import lean_head
 from pipelines.cluster.shared import check_shared
 from pipelines.errors import ClusterError
-from pipelines.params import ClusterParams, Params
+from pipelines.params import ClusterParams
 from pipelines.storage import absolute, scratch
 from segcore.data.address import is_remote
 
@@ -197,30 +197,6 @@ def check_room(workers: int, cluster: ClusterParams, resources: Resources) -> No
         raise ClusterError(
             f"cluster.num_workers {workers} need {workers} GPUs, {resources.gpus} are there: set "
             "cluster.num_workers to auto, or CUDA_VISIBLE_DEVICES to nothing to use processors"
-        )
-
-
-def check_trials(params: Params, resources: Resources) -> None:
-    """Refuse more trials at once than there are processors or GPUs, rather than wait forever.
-
-    Raises:
-        ClusterError: names what is asked for and what is there.
-    """
-    settings, each = params.tune, params.cluster.cpus_per_worker if params.tune.workers > 1 else 1
-    processes = settings.concurrent * settings.workers
-    if processes * each > resources.cpus:
-        fits = max(1, resources.cpus // (settings.workers * each))
-        raise ClusterError(
-            f"tune.concurrent {settings.concurrent} trials of tune.workers {settings.workers} need "
-            f"{processes * each} CPUs, {resources.cpus} are there: set tune.concurrent to {fits} "
-            "or less, or add nodes (cluster.address)"
-        )
-    whole = 1.0 if settings.workers > 1 else settings.gpus
-    if whole and resources.gpus and resources.gpus * int(1.0 / whole) < processes:
-        raise ClusterError(
-            f"tune.concurrent {settings.concurrent} trials of tune.workers {settings.workers} with "
-            f"{whole:g} GPUs each do not fit on {resources.gpus} GPUs: set tune.concurrent or "
-            "tune.gpus to less, or add nodes (cluster.address)"
         )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import segcore
-from pipelines.cluster import session
+from pipelines.cluster import places, session
 from pipelines.cluster.shared import check_shared
 from pipelines.cluster.train import TrainWorker
 from pipelines.cluster.trial import TrialJob
@@ -49,9 +49,9 @@ def search(
     state = Mirror.of(params.cluster.storage, folder)
     failure.clear(state)
     here = session.address(params.cluster) == "local"
-    with session.connect(params.cluster, slots=_slots(params) if here else None) as resources:
+    with session.connect(params.cluster, slots=places.slots(params) if here else None) as resources:
         check_shared({"data.root": shards})
-        session.check_trials(params, resources)
+        places.check(params, resources, here=here)
         alone = params.tune.workers == 1
         ready = _warm_up(worker, params.tune.concurrent) if here and alone else []
         # These import Ray, which must find its settings.
@@ -62,7 +62,7 @@ def search(
         threads = _threads(resources, params.tune.concurrent) if here and alone else None
         job = TrialJob(worker, params, shards, state, threads, use_gpu=resources.gpus > 0)
         trials = Trials(state, run.id, params.tune)
-        share = tuner.share(params, resources, here=here)
+        share = places.share(params, resources, here=here)
         with (
             trials.watched(run, on_epoch),
             shared_environment() if here else nullcontext(),
@@ -82,14 +82,6 @@ def _checked(ended: list[Trial], metrics: list[str]) -> list[Trial]:
         why = failures[0] if failures else f"no trial has a value of {', '.join(metrics)}"
         raise TrainingFailedError(f"no trial of {len(ended)} ended well: {why}")
     return ended
-
-
-def _slots(params: Params) -> int:
-    """Processors that a local Ray counts: one for each process at work, whatever there is."""
-    settings = params.tune
-    if settings.workers == 1:
-        return settings.concurrent
-    return settings.concurrent * settings.workers * params.cluster.cpus_per_worker + 1
 
 
 def _threads(resources: session.Resources, concurrent: int) -> int:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +12,6 @@ from ray.tune.schedulers import ASHAScheduler
 
 from pipelines.cluster.population import Population
 from pipelines.cluster.proposals import Proposals
-from pipelines.cluster.session import Resources
 from pipelines.cluster.train import ray_storage
 from pipelines.cluster.trial import TrialJob, run_trial
 from pipelines.cluster.trials import Trials, UntilFailure, quiet_known_errors
@@ -23,7 +21,6 @@ from pipelines.params.space import Choice
 EXPERIMENT = "search"
 REDUCTION = 2
 KEPT = 4  # checkpoints of a trial in a population, which another one may be reading
-OUTER_CPU = 0.01  # of a process that only waits for the workers of its group
 
 
 def build(job: TrialJob, trials: Trials, share: dict[str, float]) -> tune.Tuner:
@@ -75,24 +72,6 @@ def build(job: TrialJob, trials: Trials, share: dict[str, float]) -> tune.Tuner:
             checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT if is_population else None),
         ),
     )
-
-
-def share(params: Params, resources: Resources, *, here: bool) -> dict[str, float]:
-    """Resources of one trial, as Ray counts them.
-
-    Args:
-        params: `tune.gpus`, or an equal share of those that are there.
-        resources: of the cluster.
-        here: on a Ray of this search alone, which counts processes.
-    """
-    settings = params.tune
-    if settings.workers > 1:
-        return {"CPU": OUTER_CPU}
-    cpus = 1 if here else resources.cpus // settings.concurrent
-    if not resources.gpus:
-        return {"CPU": cpus, "GPU": 0.0}
-    each = 1.0 / math.ceil(settings.concurrent / resources.gpus)  # no trial lies on two GPUs
-    return {"CPU": cpus, "GPU": settings.gpus or each}
 
 
 def _space(params: Params) -> dict[str, Any]:

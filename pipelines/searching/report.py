@@ -23,7 +23,14 @@ OUTCOMES = (COMPLETED, PRUNED, FAILED)
 
 
 def write(
-    page: Path, params: Params, dataset: Any, trials: Sequence[Trial], chosen: Choice, run: Run
+    page: Path,
+    params: Params,
+    dataset: Any,
+    trials: Sequence[Trial],
+    chosen: Choice,
+    *,
+    run_id: str,
+    link: Callable[[str], str],
 ) -> None:
     """Write the page of a search.
 
@@ -33,7 +40,8 @@ def write(
         dataset: that was searched on.
         trials: in order.
         chosen: what training takes over.
-        run: of the search.
+        run_id: MLflow run of the search.
+        link: address of a run by its id.
     """
     goals, space = params.tune.objectives, params.search_space()
     best = front(trials, goals)
@@ -60,8 +68,8 @@ def write(
         contests=contests(trials, params, dataset, find_kind(params, dataset)),
         confidence=CONFIDENCE,
         resamples=RESAMPLES,
-        link=links(run),
-        run=run,
+        link=link,
+        run_id=run_id,
     )
     write_page(page, text)
 
