@@ -96,6 +96,7 @@ def _order(trials: Sequence[Trial], params: Params) -> list[Trial]:
 def _render(template: str, **values: Any) -> str:
     environment = pages.environment(TEMPLATES)
     environment.filters["value"] = _value
+    environment.filters["measure"] = _measure
     environment.globals["interval"] = charts.interval_svg
     return str(environment.get_template(template).render(**values))
 
@@ -103,6 +104,13 @@ def _render(template: str, **values: Any) -> str:
 def _value(value: Any) -> str:
     """A searched value as the table shows it."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _measure(value: Any) -> str:
+    """A figure: shares to four places, milliseconds to one; n/a for one that is not there."""
+    if not isinstance(value, (int, float)):
+        return "n/a"
+    return pages.figure(value, 4 if abs(value) < 10 else 1)
 
 
 def _source(png: bytes) -> str:
