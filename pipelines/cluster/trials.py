@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
+from ray.exceptions import RayActorError
 from ray.tune import Callback, Stopper
 
 from pipelines.cluster.trial import TRIALS
@@ -49,6 +50,8 @@ class UntilFailure(Stopper):  # type: ignore[misc,unused-ignore]
 def reason(error: Any) -> str:
     """What a trial's exception says, in one line, without Ray's words around it."""
     cause = getattr(error, "cause", None) or error
+    if isinstance(cause, RayActorError):
+        return "its process died, more often than cluster.max_failures allows"
     lines = [line.strip() for line in str(cause).strip().splitlines() if line.strip()]
     if isinstance(cause, SegcoreError):
         return " ".join(lines)
@@ -63,7 +66,7 @@ def quiet_known_errors() -> None:
 
 def _is_news(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    known = isinstance(getattr(error, "cause", None) or error, SegcoreError)
+    known = isinstance(getattr(error, "cause", None) or error, (SegcoreError, RayActorError))
     return not known and not str(record.msg).startswith("Trials did not complete")
 
 
@@ -172,6 +175,13 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
         self._end(
             trial, "FAILED", FAILED, why=reason(trial.get_pickled_error() or trial.get_error())
         )
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say that a trial is started again."""
+        error = trial.get_pickled_error() or trial.get_error()
+        died = isinstance(error, RayActorError)
+        why = "its process died" if died else reason(error)
+        print(f"trial {trial.trial_id}: {why}; it goes on from its checkpoint", flush=True)
 
     def _end(self, trial: Any, status: str, outcome: str, *, why: str | None = None) -> None:
         run = self._run(trial)

@@ -80,6 +80,8 @@ def write_records(predictor: Any, dataset: Any, params: Params, folder: Path) ->
     """Leave records of the labelled validation images, MOST_RECORDS of them at most."""
     kind = find_kind(params, dataset)
     rows = labelled(dataset, kind, "val")
+    if not rows:
+        return
     count = min(len(rows), MOST_RECORDS)
     chosen = [rows[index * len(rows) // count] for index in range(count)]
     size = min(params.train.batch_size, 8)

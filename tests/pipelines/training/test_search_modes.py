@@ -73,6 +73,40 @@ def best_of(root: Path) -> dict[str, Any]:
     return dict(yaml.safe_load((root / "outputs/tune/best.yaml").read_text()))
 
 
+def test_optuna_is_told_the_means_of_the_seeds_for_each_objective(workspace) -> None:
+    from pipelines.cluster.proposals import Proposals
+    from pipelines.cluster.tuner import _space
+
+    goals = {"tune.metric": ["miou", "milliseconds"], "tune.mode": ["max", "min"]}
+    params = workspace.write(**{**goals, "tune.seeds": 2, "tune.space": LR, "train.seed": 5})
+    search = Proposals(params.tune, first_seed=params.train.seed)
+    assert search.set_search_properties(None, None, _space(params))
+    asked = {f"t{index}": search.suggest(f"t{index}") for index in range(6)}
+    assert [values[SEED] for values in asked.values()] == [5, 6] * 3
+    lrs = [values["train.lr"] for values in asked.values()]
+    assert lrs[0] == lrs[1] != lrs[2] == lrs[3]
+    told = {"t0": (0.5, 10.0), "t1": (0.7, 14.0), "t2": (0.2, 4.0), "t4": (float("nan"), 4.0)}
+    for name, (miou, ms) in told.items():
+        search.on_trial_complete(name, {"val/miou": miou, "val/milliseconds": ms})
+    search.on_trial_complete("t3", None, error=True)
+    search.on_trial_complete("t5", {"done": True})
+    trials = search._ot_study.trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE", "FAIL"]
+    assert trials[0].values == pytest.approx([0.6, 12.0])
+    assert trials[1].values == [0.2, 4.0]
+    assert {trial.number for trial in search._ot_study.best_trials} == {0, 1}
+
+
+def test_changed_values_of_a_population_stay_within_their_range() -> None:
+    from pipelines.cluster.population import _within
+    from pipelines.params.space import Choice, RandInt, Uniform
+
+    uniform = Uniform(kind="loguniform", low=0.1, high=1.0)
+    assert [_within(value, uniform) for value in (0.08, 0.5, 1.2)] == [0.1, 0.5, 1.0]
+    assert [_within(x, RandInt(kind="randint", low=2, high=9)) for x in (1, 4, 9)] == [2, 4, 8]
+    assert _within('"dice"', Choice(kind="choice", values=["dice"])) == '"dice"'
+
+
 def test_a_killed_trial_and_a_killed_search_go_on_from_the_trials_checkpoint(workspace) -> None:
     epochs = 10
     params = workspace.write(
@@ -88,6 +122,8 @@ def test_a_killed_trial_and_a_killed_search_go_on_from_the_trials_checkpoint(wor
     time.sleep(5)  # Ray's processes of the killed driver end
     done = start(workspace)
     assert done.wait(600) == 0, log(workspace)
+    assert log(workspace).count("its process died; it goes on from its checkpoint") == 1
+    assert "Traceback" not in log(workspace)
     best = best_of(workspace.root)
     assert best["trials"] == {"completed": 1, "pruned": 0, "failed": 0}
     (child,) = children(workspace.store, best["run_id"])
