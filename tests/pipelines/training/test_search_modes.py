@@ -15,6 +15,7 @@ import torch
 import yaml
 from mlflow import MlflowClient
 
+import segcore
 from pipelines.params import Params
 from pipelines.params.tune import SEED
 
@@ -97,6 +98,67 @@ def test_optuna_is_told_the_means_of_the_seeds_for_each_objective(workspace) -> 
     assert {trial.number for trial in search._ot_study.best_trials} == {0, 1}
 
 
+def trainable(job: Any, values: dict[str, Any], name: str, root: Path) -> Any:
+    """A trial as Ray's worker has it, in this process."""
+    from functools import partial
+
+    from ray.train._internal.storage import StorageContext
+    from ray.tune.experiment.trial import Trial, _TrialInfo
+    from ray.tune.result import TRIAL_INFO
+    from ray.tune.trainable.function_trainable import wrap_function
+
+    from pipelines.cluster.trial import run_trial
+
+    place = StorageContext(root / "ray", "search", trial_dir_name=name)
+    trial = Trial("painted", stub=True, trial_id=name, storage=place)
+    config = {**values, TRIAL_INFO: _TrialInfo(trial)}
+    return wrap_function(partial(run_trial, job=job))(config, storage=place)
+
+
+def test_a_trial_goes_on_with_the_weights_of_another_one_and_its_own_values(
+    workspace, monkeypatch
+) -> None:
+    from pipelines.cluster.trial import TrialJob
+    from pipelines.mirror import Mirror
+    from pipelines.searching.worker import trial_worker
+
+    population = {"tune.scheduler": "pbt", "tune.metric": "miou", "tune.mode": "max"}
+    fixed = {"train.warmup_fraction": 0.0, "train.schedule": "constant", "tune.epochs": 4}
+    params = workspace.write(**{**population, **fixed, "tune.space": LR})
+    shards, root = workspace.shards, workspace.root / "population"
+    job = TrialJob(trial_worker, params, shards, Mirror(root), threads=1, use_gpu=False)
+    here = "ray.train._internal.storage._get_ray_train_session_dir"
+    monkeypatch.setattr(here, lambda: str(root))  # of a Ray that is not started
+    good = trainable(job, {"train.lr": 0.005}, "good", root)
+    results = [good.train() for _ in range(3)]
+    saved = good.save()
+    good.stop()
+    poor = trainable(job, {"train.lr": 1e-9}, "poor", root)
+    before = poor.train()
+    poor.stop()
+    taker = trainable(job, {"train.lr": 1e-9}, "poor", root)
+    taker.restore(saved)
+    after = taker.train()
+    kept = taker.save()
+    taker.stop()
+    assert [result["epoch"] for result in results] == [1, 2, 3]
+    assert (before["epoch"], after["epoch"]) == (1, 4)
+    assert after["lr"] == pytest.approx(1e-9)
+    assert after["train/loss"] < results[0]["train/loss"]
+    weights = [parameters(Path(one.checkpoint.path)) for one in (saved, kept)]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=1e-6, rtol=0)
+
+
+def parameters(folder: Path) -> dict[str, torch.Tensor]:
+    """Weights in a checkpoint, without running statistics."""
+    store = segcore.CheckpointStore(folder)
+    latest = store.latest()
+    assert latest is not None
+    state = store.load(latest)["model"]
+    return {name: value for name, value in state.items() if name.endswith(("weight", "bias"))}
+
+
 def test_changed_values_of_a_population_stay_within_their_range() -> None:
     from pipelines.cluster.population import _within
     from pipelines.params.space import Choice, RandInt, Uniform
@@ -142,11 +204,10 @@ def alone(params: Params, shards: Path, values: dict[str, Any], folder: Path) ->
     from pipelines.cluster.trial_facts import trial_params
     from pipelines.searching.worker import trial_worker
     from pipelines.training.build import with_goal
-    from segcore import open_shards
 
     folder.mkdir()
     torch.set_num_threads(1)
-    settings = trial_params(with_goal(params, open_shards(shards)), values)
+    settings = trial_params(with_goal(params, segcore.open_shards(shards)), values)
     *_, last = trial_worker(settings, shards, folder, None)
     return float(last.metrics["val/miou"])
 
