@@ -178,8 +178,8 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a trial is started again."""
-        error = trial.get_pickled_error() or trial.get_error()
-        died = isinstance(error, RayActorError)
+        error = trial.get_pickled_error() or trial.get_error()  # of a lost process Ray keeps none
+        died = error is None or isinstance(error, RayActorError)
         why = "its process died" if died else reason(error)
         print(f"trial {trial.trial_id}: {why}; it goes on from its checkpoint", flush=True)
 
