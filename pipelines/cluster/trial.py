@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import segcore
-from pipelines.cluster import train
+from pipelines.cluster import held, train
 from pipelines.cluster.trial_facts import trial_params, values_of
 from pipelines.mirror import Mirror
 from pipelines.params import Params
@@ -120,7 +120,7 @@ def _together(params: Params, job: TrialJob, state: RunState) -> None:
     def work() -> None:
         try:
             train.fit_group(
-                train.Job(job.worker, params, job.shards, state),
+                train.Job(held.Noting(job.worker, state.mirror), params, job.shards, state),
                 (params.tune.workers,),
                 use_gpu=job.use_gpu,
             )
@@ -140,7 +140,8 @@ def _together(params: Params, job: TrialJob, state: RunState) -> None:
                 told += 1
                 _tell(event["metrics"], event["epoch"], job.goals)
     finally:
-        # A trial that is stopped leaves here: its workers end at their next step.
+        # A trial that fails leaves here: its workers end at their next step. One that is stopped
+        # by the search never does; `held.free` ends its workers.
         state.folder.joinpath(ending.FILE).touch()
         state.mirror.push(ending.FILE)
         group.join(END_S)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from ray.exceptions import RayActorError
 from ray.tune import Callback, Stopper
 
+from pipelines.cluster import held
 from pipelines.cluster.trial import TRIALS
 from pipelines.cluster.trial_facts import COMPLETED, FAILED, PRUNED, RECORDS, Trial, values_of
 from pipelines.mirror import Mirror
@@ -181,9 +182,11 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
         error = trial.get_pickled_error() or trial.get_error()  # of a lost process Ray keeps none
         died = error is None or isinstance(error, RayActorError)
         why = "its process died" if died else reason(error)
+        held.free(self.search / f"{TRIALS}/{trial.trial_id}")
         print(f"trial {trial.trial_id}: {why}; it goes on from its checkpoint", flush=True)
 
     def _end(self, trial: Any, status: str, outcome: str, *, why: str | None = None) -> None:
+        held.free(self.search / f"{TRIALS}/{trial.trial_id}")
         run = self._run(trial)
         taken = self._facts(TAKEN).get(trial.trial_id, [])
         values, last = values_of(trial.config), trial.last_result or {}
