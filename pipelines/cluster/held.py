@@ -4,6 +4,7 @@ A trial that is stopped ends at once, and the controller of its group with it, b
 back the group's room. So the workers write down which room they are in.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipelines.params import Params
 from pipelines.storage import write_atomic
 
 FILE = "room"
+SETTLE_S = 5.0  # in which the controller of a trial that was stopped has ended
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,27 @@ class Noting:
         return self.worker(params, shards, folder, state)
 
 
-def free(trial: Mirror) -> None:
-    """Give back the room of a trial that is over; workers that are left end."""
-    from ray._raylet import PlacementGroupID
-    from ray.util.placement_group import PlacementGroup, remove_placement_group
+class Rooms:
+    """The rooms of trials that are over, until they are given back."""
 
-    known = trial.read(FILE)
-    if known is not None:
-        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(known.decode()))))
-        trial.remove(FILE)
+    def __init__(self) -> None:
+        self._left: list[tuple[float, str]] = []
+
+    def leave(self, trial: Mirror) -> None:
+        """A trial is over, or its process died."""
+        known = trial.read(FILE)
+        if known is not None:
+            trial.remove(FILE)
+            self._left.append((time.monotonic(), known.decode()))
+
+    def free(self) -> None:
+        """Give back what was left some seconds ago.
+
+        Not at once: a controller that still lives would start its workers again elsewhere.
+        """
+        from ray._raylet import PlacementGroupID
+        from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+        while self._left and self._left[0][0] < time.monotonic() - SETTLE_S:
+            _, name = self._left.pop(0)
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))

@@ -136,12 +136,14 @@ def _together(params: Params, job: TrialJob, state: RunState) -> None:
             group.join(LOOK_S)
             ended = not group.is_alive()
             events = [event for event in state.events() if event["complete"]]
-            for event in events[told:]:
+            # The last is told when the group has given back its room: the search then stops us.
+            sure = [event for event in events if ended or event["epoch"] < params.tune.epochs]
+            for event in sure[told:]:
                 told += 1
                 _tell(event["metrics"], event["epoch"], job.goals)
     finally:
         # A trial that fails leaves here: its workers end at their next step. One that is stopped
-        # by the search never does; `held.free` ends its workers.
+        # by the search never does; `held.Rooms` ends its workers.
         state.folder.joinpath(ending.FILE).touch()
         state.mirror.push(ending.FILE)
         group.join(END_S)

@@ -87,6 +87,7 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
     _listeners: ClassVar[list[Callable[[], None]]] = []
     _open: ClassVar[dict[str, Run]] = {}
     _told: ClassVar[dict[str, int]] = {}
+    _rooms: ClassVar[held.Rooms] = held.Rooms()
 
     def __init__(self, search: Mirror, parent_id: str, settings: TuneParams) -> None:
         self.search = search
@@ -132,6 +133,10 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
         known = self._facts(TAKEN)
         taken = [*known.get(trial.trial_id, []), other.trial_id]
         self._write(TAKEN, {**known, trial.trial_id: taken})
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Give back what groups of trials that are over have left."""
+        self._rooms.free()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Open the trial's run, or the one that it had before a kill."""
@@ -182,11 +187,11 @@ class Trials(Callback):  # type: ignore[misc,unused-ignore]
         error = trial.get_pickled_error() or trial.get_error()  # of a lost process Ray keeps none
         died = error is None or isinstance(error, RayActorError)
         why = "its process died" if died else reason(error)
-        held.free(self.search / f"{TRIALS}/{trial.trial_id}")
+        self._rooms.leave(self.search / f"{TRIALS}/{trial.trial_id}")
         print(f"trial {trial.trial_id}: {why}; it goes on from its checkpoint", flush=True)
 
     def _end(self, trial: Any, status: str, outcome: str, *, why: str | None = None) -> None:
-        held.free(self.search / f"{TRIALS}/{trial.trial_id}")
+        self._rooms.leave(self.search / f"{TRIALS}/{trial.trial_id}")
         run = self._run(trial)
         taken = self._facts(TAKEN).get(trial.trial_id, [])
         values, last = values_of(trial.config), trial.last_result or {}

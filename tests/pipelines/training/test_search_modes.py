@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import time
 from collections import Counter
@@ -16,7 +17,6 @@ import yaml
 from mlflow import MlflowClient
 
 import segcore
-from pipelines.params import Params
 from pipelines.params.tune import SEED
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
@@ -171,7 +171,7 @@ def test_changed_values_of_a_population_stay_within_their_range() -> None:
 
 def test_a_killed_trial_and_a_killed_search_go_on_from_the_trials_checkpoint(workspace) -> None:
     epochs = 10
-    params = workspace.write(
+    workspace.write(
         **{"tune.trials": 1, "tune.epochs": epochs, "tune.space": LR, "tune.scheduler": "none"}
     )
     process = start(workspace)
@@ -195,21 +195,11 @@ def test_a_killed_trial_and_a_killed_search_go_on_from_the_trials_checkpoint(wor
     # An epoch that was told, but not stored yet, is trained again; never the first ones.
     assert sum(logged.values()) <= epochs + 2
     assert logged[1] == logged[2] == 1
-    undisturbed = alone(params, workspace.shards, best["overrides"], workspace.root / "alone")
-    assert best["value"] == pytest.approx(undisturbed, abs=1e-6)
-
-
-def alone(params: Params, shards: Path, values: dict[str, Any], folder: Path) -> float:
-    """The last figure of the same trial in this process, never interrupted."""
-    from pipelines.cluster.trial_facts import trial_params
-    from pipelines.searching.worker import trial_worker
-    from pipelines.training.build import with_goal
-
-    folder.mkdir()
-    torch.set_num_threads(1)
-    settings = trial_params(with_goal(params, segcore.open_shards(shards)), values)
-    *_, last = trial_worker(settings, shards, folder, None)
-    return float(last.metrics["val/miou"])
+    shutil.rmtree(workspace.root / "outputs")
+    assert start(workspace).wait(600) == 0, log(workspace)
+    undisturbed = best_of(workspace.root)
+    assert undisturbed["overrides"] == best["overrides"]
+    assert best["value"] == pytest.approx(undisturbed["value"], abs=1e-6)
 
 
 def test_a_population_takes_over_weights_and_values_under_two_objectives(workspace) -> None:
