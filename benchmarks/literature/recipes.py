@@ -1,11 +1,13 @@
 """How each published system was trained: one card a name, as far as our loop has the means."""
 
 import hashlib
+import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from segcore.models import ModelCard, list_models, model_card
+from segcore.models import MODELS, ModelCard, list_models, model_card
 
 Shares = tuple[float, float]
 FIGURES = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "class_accuracy": "class accuracy"}
@@ -74,6 +76,13 @@ class Recipe:
 def flat_names() -> list[str]:
     """Every architecture of 2-D pictures and class maps."""
     return [name for name in list_models("semantic") if model_card(name).input_dims == 2]
+
+
+def begins_pretrained(name: str, asked: bool) -> bool:
+    """Whether a system begins from ImageNet weights: it was published so, and ours can."""
+    module, _, builder = MODELS[name].partition(":")
+    takes = inspect.signature(getattr(importlib.import_module(module), builder)).parameters
+    return asked and bool(RECIPES[name].imagenet) and "pretrained" in takes
 
 
 def published(card: ModelCard, recipe: Recipe, dataset: str) -> dict[str, float]:

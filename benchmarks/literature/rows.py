@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 
 import segcore
-from benchmarks.literature.recipes import RECIPES, Recipe
+from benchmarks.literature.recipes import RECIPES, Recipe, begins_pretrained
 from segcore.data.rows import decode_labelled
 from segcore.errors import DataError
 from segcore.machine import describe_machine, keep_freed_memory
@@ -40,7 +40,7 @@ class Setting:
         precision: of `segcore.fit` and of the predictor.
         channels_last: memory layout.
         compile: train through torch.compile, which takes its time before the minutes begin.
-        pretrained: begin from ImageNet weights where the publication does.
+        pretrained: begin from ImageNet weights where the publication does, and the model can.
     """
 
     shards: Path
@@ -73,7 +73,7 @@ def about(name: str, setting: Setting, dataset: Any) -> dict[str, Any]:
         "precision": setting.precision,
         "channels_last": setting.channels_last,
         "compile": setting.compile,
-        "pretrained": setting.pretrained and bool(RECIPES[name].imagenet),
+        "pretrained": begins_pretrained(name, setting.pretrained),
     }
 
 
@@ -103,7 +103,7 @@ def measure(name: str, setting: Setting) -> dict[str, Any]:
 def train(name: str, setting: Setting, dataset: Any) -> tuple[torch.nn.Module, dict[str, Any]]:
     """The model at the end of its minutes, with steps done and images a second."""
     recipe = RECIPES[name]
-    pretrained = setting.pretrained and bool(recipe.imagenet)
+    pretrained = begins_pretrained(name, setting.pretrained)
     torch.manual_seed(setting.seed)
     model = segcore.create_model(name, **KIND.model_facts(dataset), pretrained=pretrained)
     batch = min(recipe.batch, setting.max_batch, len(dataset.split("train")))
