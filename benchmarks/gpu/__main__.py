@@ -25,6 +25,7 @@ from benchmarks.gpu import results
 from benchmarks.gpu.bench import Bench
 from segcore.data.prepare import prepare
 from segcore.datasets import DataSource, create_dataset
+from segcore.errors import DataError, SegcoreError
 
 ROOT = Path(__file__).parents[2]
 SHARDS = ROOT / "data" / "gpu" / "camvid"
@@ -47,7 +48,7 @@ def pack(folder: Path) -> float:
     """CamVid as JPEG shards; their megabytes.
 
     Raises:
-        SystemExit: they are too many to take along.
+        DataError: they are too large to take along.
     """
     mirror = MIRROR if MIRROR.is_dir() else None
     with tempfile.TemporaryDirectory() as raw:
@@ -56,7 +57,7 @@ def pack(folder: Path) -> float:
         prepare(source, folder, image_encoding="jpeg")
     found = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
     if found > MOST_MB:
-        raise SystemExit(f"{folder} has {found:.1f} MB, more than {MOST_MB}: encode it smaller")
+        raise DataError(f"{folder} has {found:.1f} MB, more than {MOST_MB}: encode it smaller")
     return found
 
 
@@ -162,7 +163,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Answer what is missing; 2 where there is nothing to answer with."""
     given = parse(arguments)
     if given.pack:
-        print(f"{given.shards}: {pack(given.shards):.1f} MB")
+        try:
+            print(f"{given.shards}: {pack(given.shards):.1f} MB")
+        except SegcoreError as error:
+            print(error, file=sys.stderr)
+            return 2
         return 0
     if given.dry_run:
         dry_run(given)

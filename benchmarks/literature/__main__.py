@@ -93,11 +93,15 @@ def setting_of(given: argparse.Namespace) -> Setting:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what is missing; 1 where a row failed."""
+    """Run what is missing; 1 where a row failed, 2 where there is no data."""
     given = parse(arguments)
     passed = list(sys.argv[1:] if arguments is None else arguments)
     if given.shards is None:
-        given.shards = make_shards(given.dataset, (given.size[0], given.size[1]))
+        try:
+            given.shards = make_shards(given.dataset, (given.size[0], given.size[1]))
+        except segcore.SegcoreError as error:
+            print(error, file=sys.stderr)
+            return 2
     given.shards = given.shards.resolve()
     passed += ["--shards", str(given.shards)]
     setting = setting_of(given)

@@ -23,6 +23,7 @@ from segcore.tasks import get_kind
 
 RESAMPLES, CONFIDENCE = 1000, 0.95
 ONE_STEP = 1e-9  # minutes
+MOST_WORKERS = 8
 KIND = get_kind("semantic")
 
 
@@ -112,7 +113,7 @@ def train(name: str, setting: Setting, dataset: Any) -> tuple[torch.nn.Module, d
         batch_size=batch,
         seed=setting.seed,
         augment=recipe.augmentation(dataset.split("train").sizes[0]),
-        workers=2 if setting.device == "cuda" else 0,
+        workers=min(MOST_WORKERS, describe_machine().cores - 1) if setting.device == "cuda" else 0,
     )
     options = _fit_options(recipe, setting, pretrained)
     figures: dict[str, Any] = {}

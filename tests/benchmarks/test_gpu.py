@@ -86,7 +86,7 @@ def test_dry_run_answers_all_with_segcore_alone(tmp_path: Path) -> None:
     assert not [row for row in rows if "error" in row["figures"]]
     assert not [row for row in rows if "not compiled" in row["figures"]]
     exact = {row["row"]: row["figures"] for row in rows if row["part"] == "exact"}
-    assert exact["1 rank of gloo"]["batch norm: same bits"]
-    two = exact["2 ranks of gloo"]
-    assert two["no norm"] < 1e-6 < 1e-3 < two["moved by training, no norm"]
-    assert two["gradient, no norm"] < 1e-5
+    assert exact["1 of gloo, batch norm"]["same bits"]
+    two = exact["2 of gloo, no norm"]
+    assert two["weights off"] < 1e-6 < 1e-3 < two["moved by training"]
+    assert two["gradient off"] < 1e-5
