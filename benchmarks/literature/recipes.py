@@ -73,6 +73,11 @@ class Recipe:
         return options
 
 
+def recipe_of(name: str) -> Recipe:
+    """The card of an architecture; a plain one where nobody has written it."""
+    return RECIPES.get(name, PLAIN)
+
+
 def flat_names() -> list[str]:
     """Every architecture of 2-D pictures and class maps."""
     return [name for name in list_models("semantic") if model_card(name).input_dims == 2]
@@ -82,7 +87,7 @@ def begins_pretrained(name: str, asked: bool) -> bool:
     """Whether a system begins from ImageNet weights: it was published so, and ours can."""
     module, _, builder = MODELS[name].partition(":")
     takes = inspect.signature(getattr(importlib.import_module(module), builder)).parameters
-    return asked and bool(RECIPES[name].imagenet) and "pretrained" in takes
+    return asked and bool(recipe_of(name).imagenet) and "pretrained" in takes
 
 
 def published(card: ModelCard, recipe: Recipe, dataset: str) -> dict[str, float]:
@@ -127,13 +132,13 @@ _COMPACT = Recipe(
     caveat="published: 12 classes",
 )
 
+PLAIN = Recipe(
+    source="no card: Adam at its usual rate",
+    optimizer="adam",
+    lr=1e-3,
+    augment=MIRROR,
+)
 RECIPES: dict[str, Recipe] = {
-    "conv_stack": Recipe(
-        source="no publication: Adam at its usual rate",
-        optimizer="adam",
-        lr=1e-3,
-        augment=MIRROR,
-    ),
     "deconvnet": Recipe(
         source="Noh et al. 2015, sec. 4.2, and the released solvers",
         optimizer="sgd",

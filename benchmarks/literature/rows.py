@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 
 import segcore
-from benchmarks.literature.recipes import RECIPES, Recipe, begins_pretrained
+from benchmarks.literature.recipes import Recipe, begins_pretrained, recipe_of
 from segcore.data.rows import decode_labelled
 from segcore.errors import DataError
 from segcore.machine import describe_machine, keep_freed_memory
@@ -61,7 +61,7 @@ def about(name: str, setting: Setting, dataset: Any) -> dict[str, Any]:
     height, width = dataset.split("test").sizes[0]
     return {
         "system": name,
-        "recipe": RECIPES[name].digest(),
+        "recipe": recipe_of(name).digest(),
         "dataset": dataset.name,
         "shards": dataset.digest[:12],
         "height": height,
@@ -103,7 +103,7 @@ def measure(name: str, setting: Setting) -> dict[str, Any]:
 
 def train(name: str, setting: Setting, dataset: Any) -> tuple[torch.nn.Module, dict[str, Any]]:
     """The model at the end of its minutes, with steps done and images a second."""
-    recipe = RECIPES[name]
+    recipe = recipe_of(name)
     pretrained = begins_pretrained(name, setting.pretrained)
     torch.manual_seed(setting.seed)
     model = segcore.create_model(name, **KIND.model_facts(dataset), pretrained=pretrained)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.literature.recipes import FIGURES, RECIPES, published
+from benchmarks.literature.recipes import FIGURES, published, recipe_of
 from segcore.models import model_card
 
 HEADS = (
@@ -43,17 +43,16 @@ def write(file: Path, rows: list[dict[str, Any]]) -> None:
 
 def render(rows: list[dict[str, Any]]) -> str:
     """The table; a row that failed has its reason in place of figures."""
-    order = {name: number for number, name in enumerate(sorted(RECIPES))}
     datasets = sorted({row["dataset"] for row in rows})
     lines = [f"# The literature on {', '.join(datasets)}", "", NOTE]
     lines += [f"| {' | '.join(HEADS)} |", "|---" * len(HEADS) + "|"]
-    for row in sorted(rows, key=lambda row: (order[row["system"]], row["minutes"], row["seed"])):
+    for row in sorted(rows, key=lambda row: (row["system"], row["minutes"], row["seed"])):
         lines.append(f"| {' | '.join(_cells(row))} |")
     return "\n".join(lines) + "\n"
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    recipe = RECIPES[row["system"]]
+    recipe = recipe_of(row["system"])
     card = model_card(row["system"])
     known = published(card, recipe, row["dataset"])
     cells = [f"{card.title} ({card.year})", _listed(known)]
@@ -86,7 +85,7 @@ def _hardware(row: dict[str, Any]) -> str:
 
 def caveats(row: dict[str, Any]) -> str:
     """In what the row is not the published training."""
-    recipe = RECIPES[row["system"]]
+    recipe = recipe_of(row["system"])
     found = [f"{row['height']} x {row['width']}"]
     if recipe.imagenet:
         begun = "from" if row["pretrained"] else "published from"
