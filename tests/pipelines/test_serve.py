@@ -1,6 +1,7 @@
 """`segcore serve` by real HTTP and in a real browser."""
 
 import io
+import json
 import socket
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
+import torch
 import uvicorn
 from PIL import Image
 
+import segcore
 from pipelines.errors import ServingError
 from pipelines.params import Params
 from pipelines.prediction import png_facts
@@ -26,6 +29,7 @@ from pipelines.serving import server as serving
 from pipelines.serving.app import Limits, create_app
 from pipelines.serving.service import Service
 from segcore.errors import OptionError
+from segcore.inference import rle
 from segcore.package import package_digest
 from tests.pipelines.conftest import CLASSES, PALETTE, REPOSITORY, paint
 
@@ -251,6 +255,48 @@ def test_a_port_in_use_is_one_message(served: Running) -> None:
     port = int(served.url.rpartition(":")[2])
     with pytest.raises(ServingError, match=f"cannot listen on 127.0.0.1:{port}"):
         serving.serve(served.service, Limits(1, 1), host="127.0.0.1", port=port, ready=print)
+
+
+def detector(path: Path) -> Path:
+    """A package of the smallest model of objects, not trained: it finds some in any noise."""
+    spec = segcore.PackageSpec(
+        architecture="watershed",
+        options={"base_channels": 4, "min_area": 1},
+        task="instance",
+        num_classes=3,
+        classes=CLASSES,
+        palette=PALETTE,
+        things=(False, True, True),
+        mean=(0.4,) * 3,
+        std=(0.2,) * 3,
+    )
+    torch.manual_seed(0)
+    model = segcore.create_model("watershed", num_classes=3, **spec.options)
+    return segcore.save_package(path, model, spec)
+
+
+def test_objects_come_with_run_lengths_and_lines_of_their_own(
+    project: Params, tmp_path: Path
+) -> None:
+    params = project.override({"predict.min_score": 0.0})
+    package = detector(tmp_path / "detector")
+    service = serving.open_service(params, model=str(package), device="cpu")
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise))
+    found = json.loads(json.dumps(dict(service.predict(data).facts)))
+    ids = np.asarray(Image.open(io.BytesIO(service.png(data))))
+    assert len(found["objects"]) == ids.max() > 0
+    for place, one in enumerate(found["objects"], start=1):
+        mask = rle.decode(one["counts"], found["height"], found["width"])
+        assert mask.sum() == one["area"]
+        assert CLASSES[one["category"]] in ("disk", "square")
+        assert mask[ids == place].all()
+    view = service.view(data)
+    drawn = [one for one in found["objects"] if one["score"] >= 0.5]
+    assert [(line["name"], line["detail"]) for line in view["legend"]] == [
+        (CLASSES[one["category"]], f"{one['score']:.2f}") for one in drawn
+    ]
+    assert len({tuple(line["color"]) for line in view["legend"]}) == len(drawn)
 
 
 @pytest.mark.ray
