@@ -70,7 +70,7 @@ type: $(READY)
 
 docs: $(READY)
 	@NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
-	@echo "build/site/index.html"
+	@echo "read it: python -m http.server --bind 127.0.0.1 --directory build/site 8001"
 
 # MLflow's pages start on language models in a new browser; this address does not.
 ui: $(READY)

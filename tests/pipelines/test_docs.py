@@ -72,4 +72,4 @@ def test_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Path) -
         assert not FOREIGN.search(page.read_text()), page
     assert "create_model" in (site / "library.html").read_text()
     assert "58.9" in (site / "architectures.html").read_text()  # FC-DenseNet56 on CamVid, published
-    assert "linknet" in (site / "search/search_index.js").read_text()  # opens from the disk
+    assert "linknet" in (site / "search/search_index.json").read_text()
