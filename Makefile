@@ -10,13 +10,14 @@ UV := $(BIN)/uv pip
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: repro submit test test-slow test-cluster lint format type ui lock clean help
+.PHONY: repro submit test test-slow test-cluster lint format type docs ui lock clean help
 
 help:
 	@grep -E '^#  |^# [A-Z]' Makefile | cut -c3-; \
 	echo "  make ui      MLflow UI over every run"; \
 	echo "  make lint    ruff, mypy, import-linter"; \
 	echo "  make format  rewrite the code in its style"; \
+	echo "  make docs    the documentation as a site, in build/site"; \
 	echo "  make lock    resolve requirements.lock again"; \
 	echo "  make test-slow  what is too heavy for make test"; \
 	echo "  make test-cluster  two nodes on this machine"
@@ -66,6 +67,10 @@ format: $(READY)
 
 type: $(READY)
 	mypy
+
+docs: $(READY)
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
+	@echo "read it: python -m http.server --bind 127.0.0.1 --directory build/site 8001"
 
 # MLflow's pages start on language models in a new browser; this address does not.
 ui: $(READY)

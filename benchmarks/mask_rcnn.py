@@ -30,8 +30,8 @@ PRECISIONS = ("fp32", "bf16")
 MODES = ("train", "predict")
 
 
-def build(who: str, anchors: list[int]) -> nn.Module:
-    """Both with the same weights; neither resizes."""
+def build(who: str, anchors: list[int], *, size: tuple[int, int] = SIZE) -> nn.Module:
+    """Both with the same weights; neither resizes pictures of `size`."""
     from torchvision.models.detection import maskrcnn_resnet50_fpn
     from torchvision.models.detection.anchor_utils import AnchorGenerator
 
@@ -41,8 +41,8 @@ def build(who: str, anchors: list[int]) -> nn.Module:
         weights=None,
         weights_backbone=None,
         num_classes=CLASSES,
-        min_size=SIZE[0],
-        max_size=SIZE[1],
+        min_size=size[0],
+        max_size=size[1],
         rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
     )
     if who == "torchvision":
@@ -51,22 +51,22 @@ def build(who: str, anchors: list[int]) -> nn.Module:
     from segcore.models.instance.mask_rcnn import TORCHVISION, from_torchvision
 
     options = {**TORCHVISION, "norm": "batch", "anchor_sizes": sizes}
-    options |= {"min_size": SIZE[0], "max_size": SIZE[1]}
+    options |= {"min_size": size[0], "max_size": size[1]}
     ours = create_model("mask_rcnn", num_classes=CLASSES, **options)
     ours.load_state_dict(from_torchvision(theirs.state_dict()))
     return ours
 
 
-def make_batch() -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+def make_batch(size: tuple[int, int] = SIZE) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     """Noise with twelve rectangles a picture."""
     generator = torch.Generator().manual_seed(0)
     images, targets = [], []
     for _ in range(BATCH):
-        images.append(torch.rand(3, *SIZE, generator=generator))
-        corner = torch.randint(0, 180, (12, 2), generator=generator)
+        images.append(torch.rand(3, *size, generator=generator))
+        corner = torch.randint(0, min(size) - 76, (12, 2), generator=generator)
         sides = torch.randint(12, 70, (12, 2), generator=generator)
         boxes = torch.cat([corner, corner + sides], 1)
-        masks = torch.zeros(12, *SIZE, dtype=torch.uint8)
+        masks = torch.zeros(12, *size, dtype=torch.uint8)
         for mask, (x0, y0, x1, y1) in zip(masks, boxes.tolist(), strict=True):
             mask[y0:y1, x0:x1] = 1
         labels = torch.ones(12, dtype=torch.int64)

@@ -17,3 +17,7 @@ class ClusterError(SegcoreError):
 
 class TrainingFailedError(SegcoreError):
     """Training ended in an error that restarting workers did not cure."""
+
+
+class ServingError(SegcoreError):
+    """A server cannot listen where it is asked to."""

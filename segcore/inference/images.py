@@ -18,6 +18,7 @@ ImageLike = str | Path | bytes | Image.Image | NDArray[np.generic] | torch.Tenso
 
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 MAX_MEGAPIXELS = 200.0
+NPY = "NPY"
 
 _GUARD = threading.Lock()  # of Pillow's own limit, a global of that module
 
@@ -79,6 +80,17 @@ def count_megapixels(encoded: bytes) -> float:
             return _megapixels(opened)
     except Exception:  # whoever decodes it says what is wrong
         return 0.0
+
+
+def file_format(encoded: bytes) -> str:
+    """What kind of image file this is by its header, as Pillow calls it; "" where none knows it."""
+    if encoded.startswith(NPY_MAGIC):
+        return NPY
+    try:
+        with _open(io.BytesIO(encoded)) as opened:
+            return opened.format or ""
+    except Exception:  # likewise
+        return ""
 
 
 def _open(source: Path | io.BytesIO) -> Image.Image:

@@ -21,7 +21,7 @@ from segcore.errors import ExportError, OptionError
 from segcore.inference.images import ImageArray
 from segcore.inference.spec import PackageSpec
 from segcore.tasks.base import Batch, Task
-from segcore.tasks.sections import ClassTable, Section
+from segcore.tasks.sections import ClassTable, Section, Shown
 
 Floats = NDArray[np.float64]
 Records = Any  # of a split, in the form in which a kind weights them
@@ -252,6 +252,10 @@ class Kind:
     def overlay(self, image: ImageArray, prediction: Any, spec: PackageSpec) -> Image.Image:
         """A prediction over its image, at the image's size."""
         raise NotImplementedError
+
+    def shown(self, prediction: Any, spec: PackageSpec) -> list[Shown]:
+        """What `overlay` shows, the most important first; `legend` unless overridden."""
+        return [Shown(name, color) for name, color in self.legend(spec)]
 
     def panel(
         self, image: ImageArray, label: Label, prediction: Any, spec: PackageSpec

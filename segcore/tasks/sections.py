@@ -101,3 +101,16 @@ class Gallery:
 
 
 Section = ClassTable | Heatmap | Curves | Gallery
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A line of the legend beside an overlay: what has this colour there.
+
+    Args:
+        detail: its share of the image, or its score.
+    """
+
+    name: str
+    color: tuple[int, int, int]
+    detail: str = ""

@@ -22,7 +22,7 @@ from segcore.tasks.instance.predictor import InstancePrediction, InstancePredict
 from segcore.tasks.instance.targets import ObjectLabel, ObjectTargets, random_objects
 from segcore.tasks.instance.task import create_instance_task
 from segcore.tasks.kind import OVERLAYS, Floats, Kind, Output, Served
-from segcore.tasks.sections import ClassTable, Section
+from segcore.tasks.sections import ClassTable, Section, Shown
 
 CONTOURS = "contours"
 
@@ -138,6 +138,10 @@ class InstanceKind(Kind):
     ) -> Image.Image:
         """Objects in colours of their own, with class and score."""
         return pictures.overlay(image, prediction, spec)
+
+    def shown(self, prediction: InstancePrediction, spec: PackageSpec) -> list[Shown]:
+        """The objects that are drawn, with their scores."""
+        return pictures.shown(prediction, spec)
 
     def panel(
         self,

@@ -15,6 +15,7 @@ from segcore.tasks.instance.detections import Detections
 from segcore.tasks.instance.drawing import Shape, color_of, crops, draw
 from segcore.tasks.instance.predictor import InstancePrediction
 from segcore.tasks.instance.targets import ObjectLabel
+from segcore.tasks.sections import Shown
 
 DRAWN_SCORE = 0.5  # objects below it are in figures and files, and would hide all others here
 MATCHED = 0.5  # IoU
@@ -41,6 +42,15 @@ def predicted_shapes(prediction: InstancePrediction, classes: Sequence[str]) -> 
     return [
         Shape(mask, corner, color_of(i), (f"{classes[c]} {score:.2f}", f"{score:.2f}"), boxed=True)
         for i, ((mask, corner), c, score) in enumerate(rows)
+    ]
+
+
+def shown(prediction: InstancePrediction, spec: PackageSpec) -> list[Shown]:
+    """The objects of `overlay` in their colours, with their scores."""
+    drawn = prediction.above(DRAWN_SCORE)
+    rows = zip(drawn.classes.tolist(), drawn.scores.tolist(), strict=True)
+    return [
+        Shown(spec.classes[c], color_of(i), f"{score:.2f}") for i, (c, score) in enumerate(rows)
     ]
 
 

@@ -25,7 +25,7 @@ from segcore.tasks.panoptic.predictor import PanopticPredictor
 from segcore.tasks.panoptic.segments import Panoptic, of_label
 from segcore.tasks.panoptic.targets import PanopticTargets
 from segcore.tasks.panoptic.task import FIGURES, create_panoptic_task
-from segcore.tasks.sections import ClassTable, Column
+from segcore.tasks.sections import ClassTable, Column, Shown
 
 RECORD = "segments"
 
@@ -164,6 +164,10 @@ class PanopticKind(Kind):
     def overlay(self, image: ImageArray, prediction: Panoptic, spec: PackageSpec) -> Image.Image:
         """Stuff in its class's colour, things in shades of theirs."""
         return pictures.overlay(image, prediction, spec)
+
+    def shown(self, prediction: Panoptic, spec: PackageSpec) -> list[Shown]:
+        """The segments, things first, with their scores or shares."""
+        return pictures.shown(prediction, spec)
 
     def panel(
         self, image: ImageArray, label: ObjectLabel, prediction: Panoptic, spec: PackageSpec

@@ -12,6 +12,7 @@ from segcore.inference.spec import PackageSpec
 from segcore.tasks.instance.drawing import GOLDEN, Color, Shape, crops, draw
 from segcore.tasks.instance.pictures import CROWD, FALSE, FOUND, MISSED, alternate
 from segcore.tasks.panoptic.segments import Panoptic, Segment
+from segcore.tasks.sections import Shown
 
 MATCHED = 0.5  # IoU: panoptic quality's
 SHADE = 90  # of 255, how far a thing's colour goes from its class's
@@ -36,6 +37,22 @@ def shapes_of(picture: Panoptic, spec: PackageSpec) -> list[Shape]:
                 words = (f"{name} {one.score:.2f}", f"{one.score:.2f}")
         shapes.append(shape_of(picture, one, color, words))
     return shapes
+
+
+def shown(picture: Panoptic, spec: PackageSpec) -> list[Shown]:
+    """The segments of `overlay` in their colours: scores of things, shares of all else."""
+    found = []
+    for one in sorted(picture.segments, key=lambda one: (not one.isthing, -one.area)):
+        color = spec.palette[one.category]
+        share = f"{one.area / picture.ids.size:.1%}"
+        found.append(
+            Shown(
+                spec.classes[one.category],
+                shade(color, one.id) if one.isthing else color,
+                share if one.score is None else f"{one.score:.2f}",
+            )
+        )
+    return found
 
 
 def shape_of(picture: Panoptic, one: Segment, color: Color, words: tuple[str, ...]) -> Shape:

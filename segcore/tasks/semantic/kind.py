@@ -20,7 +20,7 @@ from segcore.metrics import scores
 from segcore.tasks.base import Batch, Task
 from segcore.tasks.contours import polygons
 from segcore.tasks.kind import OVERLAYS, Floats, Kind, Output, Served
-from segcore.tasks.sections import ClassTable, Column, Heatmap, Section
+from segcore.tasks.sections import ClassTable, Column, Heatmap, Section, Shown
 from segcore.tasks.semantic import confusions
 from segcore.tasks.semantic.task import create_semantic_task
 
@@ -120,6 +120,12 @@ class SemanticKind(Kind):
     def overlay(self, image: ImageArray, prediction: Prediction, spec: PackageSpec) -> Image.Image:
         """The image tinted by class."""
         return visualize.overlay(image, prediction.mask, palette=spec.palette)
+
+    def shown(self, prediction: Prediction, spec: PackageSpec) -> list[Shown]:
+        """The classes that occur with their shares, the largest first."""
+        colors = dict(zip(spec.classes, spec.palette, strict=True))
+        shares = sorted(_shares(prediction.mask, spec.classes), key=lambda pair: -pair[1])
+        return [Shown(name, colors[name], f"{share:.1%}") for name, share in shares]
 
     def panel(
         self, image: ImageArray, label: Label, prediction: Prediction, spec: PackageSpec

@@ -1,0 +1,1 @@
+"""What a GPU at hand should answer, in order of value, with `segcore` alone."""

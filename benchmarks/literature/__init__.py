@@ -1,0 +1,1 @@
+"""The literature's tables: every semantic architecture on its published recipe."""

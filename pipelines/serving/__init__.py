@@ -1,0 +1,1 @@
+"""A model behind HTTP: the service, its limits, its page."""
