@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.evaluation import charts, drawn
+from pipelines.evaluation import charts, drawn, suspects
 from pipelines.evaluation.bootstrap import Comparison, Verdict
 from pipelines.params import PromoteParams
 from pipelines.tracking.version import Version
@@ -29,6 +29,7 @@ from segcore.tasks.sections import ClassTable, Section
 TEMPLATES = Path(__file__).with_name("templates")
 SHOWN = 3
 PANEL_PX = 240
+DOCTOR = "doctor"  # folder of the label doctor, beside the report's
 KINDS = ("best", "median", "worst")
 
 
@@ -117,7 +118,8 @@ def write(folder: Path, dataset: ShardedDataset, outcome: Outcome, *, rows: Sequ
         for name, content in drawn.files(section).items():
             write_file(folder / name, content)
     pictures = _write_overlays(folder / "overlays", dataset, candidate, rows)
-    page = _page(dataset, outcome, sections, pictures)
+    doctor = suspects.read_summary(folder.parent / DOCTOR, dataset)
+    page = _page(dataset, outcome, sections, pictures, doctor)
     write_file(folder / "index.html", page.encode())
     document = {
         **candidate.figures,
@@ -217,6 +219,7 @@ def _page(
     outcome: Outcome,
     sections: Sequence[Section],
     pictures: Sequence[dict[str, Any]],
+    doctor: dict[str, Any] | None,
 ) -> str:
     import jinja2
 
@@ -238,6 +241,7 @@ def _page(
         sections=sections,
         picture_of=drawn.picture,
         pictures=pictures,
+        doctor=doctor,
         kinds=KINDS,
         legend=kind.legend(dataset),
         interval=charts.interval_svg(outcome.comparison, outcome.rule.margin),

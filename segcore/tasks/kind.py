@@ -18,6 +18,7 @@ from torch import nn
 
 from segcore.data.targets import Described, Label, Targets
 from segcore.errors import ExportError, OptionError
+from segcore.inference.contradictions import Contradictions
 from segcore.inference.images import ImageArray
 from segcore.inference.spec import PackageSpec
 from segcore.tasks.base import Batch, Task
@@ -125,6 +126,9 @@ class Kind:
 
     served: tuple[Served, ...]
     """What `serve` returns."""
+
+    judges_labels: bool = False
+    """Whether it has `contradictions`."""
 
     extends: str | None = None
     """A kind whose labels this one learns from, whose architectures it trains beside its own, and
@@ -246,6 +250,10 @@ class Kind:
     def mode(self, figure: str) -> str:
         """ "max" or "min": which values of a figure are better."""
         return "min" if figure in self.lower_is_better else "max"
+
+    def contradictions(self, predictor: Any, image: ImageArray, label: Label) -> Contradictions:
+        """Where a model that was not trained on a label speaks against it, strongest first."""
+        raise NotImplementedError
 
     # Pictures
 

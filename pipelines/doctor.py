@@ -1,0 +1,228 @@
+"""Which labels of the training split a model contradicts that was not trained on them.
+
+Cross-validation: each part of the split is judged by a model that was trained on the others, by the
+recipe of the stage train and with its code.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import segcore
+from pipelines import storage
+from pipelines.cluster import train as ray_train
+from pipelines.evaluation import suspects
+from pipelines.evaluation.suspects import Shown, Suspect
+from pipelines.params import Params
+from pipelines.params.planned import load_planned
+from pipelines.progress import progress
+from pipelines.train import BEST, IDENTITY, SHARDS, fit_dataset, package_spec, tuned
+from pipelines.training.build import check, find_kind, predicted_task, with_goal
+from pipelines.training.follow import Follower
+from pipelines.training.run_state import RunState
+from segcore.data.folds import FoldedDataset, fold_rows
+from segcore.data.rows import decode_labelled
+from segcore.data.shards import ShardedDataset
+from segcore.errors import DataError, OptionError
+from segcore.inference.predictor import best_device
+from segcore.machine import choose_precision, describe_machine
+from segcore.tasks import Kind, get_kind
+from segcore.tasks.kind import AnyPredictor
+
+DOCTOR = Path("outputs/doctor")
+MODELS = "doctor"
+TRAIN = "train"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the training split.
+
+    Args:
+        rows: of the split.
+        package: of the model that was trained on the other parts.
+    """
+
+    rows: Sequence[int]
+    package: Path
+
+
+def doctor(
+    *, folds: int, minutes: float | None, shown: int
+) -> tuple[list[Suspect], tuple[str, ...]]:
+    """Train a model without each part of the training split, and rank the labels they contradict.
+
+    What an interrupted call has trained is not trained again.
+
+    Args:
+        folds: number of parts.
+        minutes: of training, shared by the models; None: those of params.yaml or the plan, or,
+            where these count epochs, as many for each model.
+        shown: pictures on the page.
+
+    Returns:
+        The pictures with a contradicted region, the most suspicious first, and the names of the
+        classes. Page, table and summary are in outputs/doctor.
+
+    Raises:
+        OptionError: folds or minutes are out of range, or labels of this kind are not judged.
+        DataError: a training picture has no label.
+    """
+    params, _ = tuned(load_planned(), storage.absolute(BEST))
+    dataset = segcore.open_shards(storage.absolute(SHARDS / params.data.name))
+    params = with_minutes(with_goal(params, dataset), folds, minutes)
+    check(params, dataset, workers=ray_train.fewest_workers(params))
+    kind = judging_kind(params, dataset)
+    parts = [
+        Part(rows, train_without(params, dataset, number=number, folds=folds))
+        for number, rows in enumerate(parts_of(dataset, folds, seed=params.train.seed))
+    ]
+    found = examine(params, dataset, parts, kind)
+    suspects.write(
+        storage.absolute(DOCTOR),
+        dataset,
+        found,
+        kind=kind,
+        shown=picture(params, dataset, parts, found[:shown], kind),
+        facts={"folds": folds, "model": params.model.name, "minutes": params.train.max_minutes},
+    )
+    return found, dataset.classes
+
+
+def with_minutes(params: Params, folds: int, minutes: float | None) -> Params:
+    """Params in which each model has its share of the minutes.
+
+    Raises:
+        OptionError: minutes are not above 0.
+    """
+    minutes = params.train.max_minutes if minutes is None else minutes
+    if minutes is None:
+        return params
+    if minutes <= 0:
+        raise OptionError(f"minutes is {minutes}: give the models a number above 0 to share")
+    return params.override({"train.max_minutes": minutes / folds})
+
+
+def judging_kind(params: Params, dataset: ShardedDataset) -> Kind:
+    """The kind as which the trained models predict.
+
+    Raises:
+        OptionError: it does not judge labels.
+    """
+    kind = get_kind(predicted_task(params, dataset))
+    if not kind.judges_labels:
+        raise OptionError(
+            f"{kind.title} has no judgement of labels: the doctor looks at class maps; set "
+            "data.task to one that has them, and model.name to auto or to one of its models"
+        )
+    return kind
+
+
+def parts_of(dataset: ShardedDataset, folds: int, *, seed: int) -> list[list[int]]:
+    """Rows of the training split in as many parts; see `fold_rows`."""
+    return fold_rows(dataset.splits.get(TRAIN, 0), folds, seed=seed)
+
+
+def fit_without(
+    params: Params,
+    shards: Path | str,
+    folder: Path,
+    resume: dict[str, Any] | None,
+    *,
+    number: int,
+    folds: int,
+) -> Iterator["segcore.Epoch"]:
+    """Train in one worker on all parts but one; arguments as `train_worker`.
+
+    Args:
+        number: of the part that is left out.
+        folds: number of parts.
+    """
+    whole = segcore.open_shards(shards)
+    held_out = parts_of(whole, folds, seed=params.train.seed)[number]
+    yield from fit_dataset(params, FoldedDataset(whole, held_out), folder, resume)
+
+
+def train_without(params: Params, dataset: ShardedDataset, *, number: int, folds: int) -> Path:
+    """The package of a model that was trained on all parts but one; trained unless it is there."""
+    inputs = {**params.pick(IDENTITY), "shards": dataset.digest, "folds": folds, "part": number}
+    digest = storage.run_digest("doctor", inputs)
+    package = storage.scratch(params.cluster.storage) / MODELS / digest
+    said = f"model {number + 1} of {folds}"
+    if package.is_dir():
+        print(f"{said}: trained before", flush=True)
+        return package
+    state = RunState(
+        storage.run_folder(params.cluster.storage, "doctor", digest),
+        metric=f"val/{params.tune.metric}",
+        mode=params.tune.mode,
+        keep_last=params.train.refit,
+        storage=params.cluster.storage,
+    )
+    kind = find_kind(params, dataset)
+    print(f"{said}, without the part of the training pictures that it will judge", flush=True)
+    with Follower(
+        state,
+        epochs=params.train.epochs,
+        max_minutes=params.train.max_minutes,
+        headline=(kind.headline_label, f"val/{kind.headline}"),
+        on_event=lambda event: None,
+        on_start=lambda: None,
+    ):
+        worker = partial(fit_without, number=number, folds=folds)
+        best = ray_train.run(worker, params, dataset.source, state=state)
+    package.parent.mkdir(parents=True, exist_ok=True)
+    segcore.save_package(package, best.weights, package_spec(params, dataset, best.metrics))
+    state.clear()
+    return package
+
+
+def examine(
+    params: Params, dataset: ShardedDataset, parts: Sequence[Part], kind: Kind
+) -> list[Suspect]:
+    """Every training picture by the model that has not seen it; those contradicted, ranked.
+
+    Raises:
+        DataError: a picture has no label.
+    """
+    split, targets, found = dataset.split(TRAIN), kind.targets(dataset), []
+    with progress("examine", len(split)) as advance:
+        for number, part in enumerate(parts):
+            predictor = open_model(params, part)
+            for row in part.rows:
+                image, label = decode_labelled(split, row, targets)
+                if label is None:
+                    raise DataError(f"training picture {split.ids[row]} has no {targets.what}")
+                regions = tuple(kind.contradictions(predictor, image, label))
+                if regions:
+                    found.append(Suspect(row, split.ids[row], number, regions))
+                advance(1)
+    return suspects.rank(found)
+
+
+def picture(
+    params: Params,
+    dataset: ShardedDataset,
+    parts: Sequence[Part],
+    chosen: Sequence[Suspect],
+    kind: Kind,
+) -> list[Shown]:
+    """The panels of some suspects, each predicted by the model that judged it."""
+    split, targets = dataset.split(TRAIN), kind.targets(dataset)
+    drawn: dict[int, Shown] = {}
+    for number, part in enumerate(parts):
+        predictor = open_model(params, part)
+        for suspect in chosen:
+            if suspect.fold == number:
+                image, label = decode_labelled(split, suspect.row, targets)
+                panel = kind.panel(image, label, predictor(image)[0], predictor.spec)
+                drawn[suspect.row] = suspects.draw(suspect, panel)
+    return [drawn[suspect.row] for suspect in chosen]
+
+
+def open_model(params: Params, part: Part) -> AnyPredictor:
+    """The model of a part, as evaluate would run it."""
+    precision = choose_precision(params.evaluate.precision, describe_machine())
+    return segcore.load_package(part.package, device=best_device(), precision=precision)
