@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )
-for command in (labels.doctor, serve.serve, team.trace, team.history, team.sync):
+for command in (labels.doctor, labels.budget, serve.serve, team.trace, team.history, team.sync):
     app.command()(command)
 
 

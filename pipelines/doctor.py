@@ -12,27 +12,22 @@ from typing import Any
 
 import segcore
 from pipelines import storage
+from pipelines.aside import open_model, share_minutes, train_aside
 from pipelines.cluster import train as ray_train
 from pipelines.evaluation import suspects
 from pipelines.evaluation.suspects import Shown, Suspect
 from pipelines.params import Params
 from pipelines.params.planned import load_planned
 from pipelines.progress import progress
-from pipelines.train import BEST, IDENTITY, SHARDS, fit_dataset, package_spec, tuned
-from pipelines.training.build import check, find_kind, predicted_task, with_goal
-from pipelines.training.follow import Follower
-from pipelines.training.run_state import RunState
+from pipelines.train import BEST, SHARDS, fit_dataset, tuned
+from pipelines.training.build import check, predicted_task, with_goal
 from segcore.data.folds import FoldedDataset, fold_rows
 from segcore.data.rows import decode_labelled
 from segcore.data.shards import ShardedDataset
 from segcore.errors import DataError, OptionError
-from segcore.inference.predictor import best_device
-from segcore.machine import choose_precision, describe_machine
 from segcore.tasks import Kind, get_kind
-from segcore.tasks.kind import AnyPredictor
 
 DOCTOR = Path("outputs/doctor")
-MODELS = "doctor"
 TRAIN = "train"
 
 
@@ -72,7 +67,7 @@ def doctor(
     """
     params, _ = tuned(load_planned(), storage.absolute(BEST))
     dataset = segcore.open_shards(storage.absolute(SHARDS / params.data.name))
-    params = with_minutes(with_goal(params, dataset), folds, minutes)
+    params = share_minutes(with_goal(params, dataset), folds, minutes)
     check(params, dataset, workers=ray_train.fewest_workers(params))
     kind = judging_kind(params, dataset)
     parts = [
@@ -89,20 +84,6 @@ def doctor(
         facts={"folds": folds, "model": params.model.name, "minutes": params.train.max_minutes},
     )
     return found, dataset.classes
-
-
-def with_minutes(params: Params, folds: int, minutes: float | None) -> Params:
-    """Params in which each model has its share of the minutes.
-
-    Raises:
-        OptionError: minutes are not above 0.
-    """
-    minutes = params.train.max_minutes if minutes is None else minutes
-    if minutes is None:
-        return params
-    if minutes <= 0:
-        raise OptionError(f"minutes is {minutes}: give the models a number above 0 to share")
-    return params.override({"train.max_minutes": minutes / folds})
 
 
 def judging_kind(params: Params, dataset: ShardedDataset) -> Kind:
@@ -146,37 +127,15 @@ def fit_without(
 
 
 def train_without(params: Params, dataset: ShardedDataset, *, number: int, folds: int) -> Path:
-    """The package of a model that was trained on all parts but one; trained unless it is there."""
-    inputs = {**params.pick(IDENTITY), "shards": dataset.digest, "folds": folds, "part": number}
-    digest = storage.run_digest("doctor", inputs)
-    package = storage.scratch(params.cluster.storage) / MODELS / digest
-    said = f"model {number + 1} of {folds}"
-    if package.is_dir():
-        print(f"{said}: trained before", flush=True)
-        return package
-    state = RunState(
-        storage.run_folder(params.cluster.storage, "doctor", digest),
-        metric=f"val/{params.tune.metric}",
-        mode=params.tune.mode,
-        keep_last=params.train.refit,
-        storage=params.cluster.storage,
+    """The package of a model that was trained on all parts but one."""
+    return train_aside(
+        partial(fit_without, number=number, folds=folds),
+        params,
+        dataset,
+        asker="doctor",
+        inputs={"folds": folds, "part": number},
+        said=f"model {number + 1} of {folds}, without the pictures that it will judge",
     )
-    kind = find_kind(params, dataset)
-    print(f"{said}, without the part of the training pictures that it will judge", flush=True)
-    with Follower(
-        state,
-        epochs=params.train.epochs,
-        max_minutes=params.train.max_minutes,
-        headline=(kind.headline_label, f"val/{kind.headline}"),
-        on_event=lambda event: None,
-        on_start=lambda: None,
-    ):
-        worker = partial(fit_without, number=number, folds=folds)
-        best = ray_train.run(worker, params, dataset.source, state=state)
-    package.parent.mkdir(parents=True, exist_ok=True)
-    segcore.save_package(package, best.weights, package_spec(params, dataset, best.metrics))
-    state.clear()
-    return package
 
 
 def examine(
@@ -190,7 +149,7 @@ def examine(
     split, targets, found = dataset.split(TRAIN), kind.targets(dataset), []
     with progress("examine", len(split)) as advance:
         for number, part in enumerate(parts):
-            predictor = open_model(params, part)
+            predictor = open_model(params, part.package)
             for row in part.rows:
                 image, label = decode_labelled(split, row, targets)
                 if label is None:
@@ -213,16 +172,10 @@ def picture(
     split, targets = dataset.split(TRAIN), kind.targets(dataset)
     drawn: dict[int, Shown] = {}
     for number, part in enumerate(parts):
-        predictor = open_model(params, part)
+        predictor = open_model(params, part.package)
         for suspect in chosen:
             if suspect.fold == number:
                 image, label = decode_labelled(split, suspect.row, targets)
                 panel = kind.panel(image, label, predictor(image)[0], predictor.spec)
                 drawn[suspect.row] = suspects.draw(suspect, panel)
     return [drawn[suspect.row] for suspect in chosen]
-
-
-def open_model(params: Params, part: Part) -> AnyPredictor:
-    """The model of a part, as evaluate would run it."""
-    precision = choose_precision(params.evaluate.precision, describe_machine())
-    return segcore.load_package(part.package, device=best_device(), precision=precision)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.console import errors, load_params, new_table, show
+from segcore.errors import OptionError
 
 SHOWN_ROWS = 10
 
@@ -45,3 +46,49 @@ def doctor(
         if found:
             show(table)
         typer.echo(f"doctor: {len(found)} pictures with a contradicted region: {DOCTOR / PAGE}")
+
+
+def budget(
+    fractions: Annotated[
+        str, typer.Option(help="Shares of the training masks, with commas between")
+    ] = "0.05,0.1,0.25,0.5,1",
+    rest: Annotated[
+        bool,
+        typer.Option("--rest/--no-rest", help="Train also with the pictures left without"),
+    ] = True,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Of training, shared by the models; default: each as the stage train"),
+    ] = None,
+    more: Annotated[int, typer.Option(min=1, help="Masks of which the answer speaks")] = 50,
+) -> None:
+    """Say what more masks would bring: train on shares of them, and draw the curve.
+
+    By the settings of params.yaml and the plan; run it after `dvc repro` or its stages up to plan.
+    Run again after an interruption, it goes on. Page, picture and table are in outputs/budget.
+    """
+    with errors():
+        shares = _numbers(fractions)
+        load_params()
+        from pipelines.budget import BUDGET
+        from pipelines.budget import budget as run
+        from pipelines.evaluation.budget_page import PAGE
+
+        answer = run(fractions=shares, with_rest=rest, minutes=minutes, more=more)
+        table = new_table("method", "masks", f"test {answer.name}", "interval")
+        for line in answer.lines:
+            for point in line.points:
+                low, high = point.interval(answer.confidence)
+                interval = f"{low:.4f} to {high:.4f}"
+                table.add_row(point.method, str(point.labels), f"{point.figure:.4f}", interval)
+        show(table)
+        for sentence in answer.sentences():
+            typer.echo(sentence)
+        typer.echo(f"budget: {BUDGET / PAGE}")
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise OptionError(f"--fractions is {text!r}: give numbers such as 0.1,0.5,1") from error

@@ -14,7 +14,7 @@ from scipy import ndimage
 from typer.testing import CliRunner
 
 import segcore
-from pipelines import doctor
+from pipelines.aside import share_minutes
 from pipelines.cli import app
 from pipelines.evaluation.suspects import Suspect, rank, read_summary
 from pipelines.params import Params
@@ -107,12 +107,12 @@ def test_a_summary_of_other_shards_is_none(params: Params, painted_shards: Path)
 
 
 def test_minutes_are_shared_and_wrong_ones_refused(params: Params) -> None:
-    assert doctor.with_minutes(params, 4, 6.0).train.max_minutes == 1.5
-    assert doctor.with_minutes(params, 4, None) == params
+    assert share_minutes(params, 4, 6.0).train.max_minutes == 1.5
+    assert share_minutes(params, 4, None) == params
     timed = params.override({"train.max_minutes": 8.0})
-    assert doctor.with_minutes(timed, 4, None).train.max_minutes == 2.0
+    assert share_minutes(timed, 4, None).train.max_minutes == 2.0
     with pytest.raises(OptionError, match="minutes is 0"):
-        doctor.with_minutes(params, 4, 0.0)
+        share_minutes(params, 4, 0.0)
 
 
 def test_more_parts_than_pictures_are_refused(params: Params) -> None:
