@@ -25,6 +25,7 @@ from segcore.data.folds import FoldedDataset, fold_rows
 from segcore.data.rows import decode_labelled
 from segcore.data.shards import ShardedDataset
 from segcore.errors import DataError, OptionError
+from segcore.inference.contradictions import Judgement, calibrate
 from segcore.tasks import Kind, get_kind
 
 DOCTOR = Path("outputs/doctor")
@@ -146,19 +147,27 @@ def examine(
     Raises:
         DataError: a picture has no label.
     """
-    split, targets, found = dataset.split(TRAIN), kind.targets(dataset), []
+    split, targets = dataset.split(TRAIN), kind.targets(dataset)
+    places: list[tuple[int, int]] = []
+    judgements: list[Judgement] = []
     with progress("examine", len(split)) as advance:
         for number, part in enumerate(parts):
             predictor = open_model(params, part.package)
             for row in part.rows:
                 image, label = decode_labelled(split, row, targets)
                 if label is None:
-                    raise DataError(f"training picture {split.ids[row]} has no {targets.what}")
-                regions = tuple(kind.contradictions(predictor, image, label))
-                if regions:
-                    found.append(Suspect(row, split.ids[row], number, regions))
+                    raise DataError(
+                        f"training picture {split.ids[row]} has no {targets.what}: give it one, or "
+                        "move it to the split 'unlabelled'"
+                    )
+                places.append((row, number))
+                judgements.append(kind.judge(predictor, image, label))
                 advance(1)
-    return suspects.rank(found)
+    return suspects.rank(
+        Suspect(row, split.ids[row], number, regions)
+        for (row, number), regions in zip(places, calibrate(judgements), strict=True)
+        if regions
+    )
 
 
 def picture(

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class Shown:
     panel: Image.Image
 
 
-def rank(found: Sequence[Suspect]) -> list[Suspect]:
+def rank(found: Iterable[Suspect]) -> list[Suspect]:
     """The most suspicious first; equal ones in the order of the dataset."""
     return sorted(found, key=lambda suspect: (-suspect.score, suspect.row))
 

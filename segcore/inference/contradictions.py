@@ -4,8 +4,8 @@ For labels that are to be looked at again. The model must not have been trained 
 it judges: what a network has learned by heart it does not contradict.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from scipy import ndimage
 from segcore.errors import ShapeError
 
 Floats = NDArray[np.floating]
+LEAST = 0.05  # what an unsure model leaves of a score
 OUTLINE_PX = 3.0  # depth in a region from which a pixel counts whole: outlines are uncertain
 
 
@@ -40,13 +41,49 @@ class Contradiction:
     score: float
 
 
-Contradictions = list[Contradiction]
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What a model says of the label of one picture.
+
+    Args:
+        regions: contradictions, the strongest first.
+        sureness: [K], for each class the sum of its probability where the label has it.
+        pixels: [K], how many pixels these are.
+    """
+
+    regions: tuple[Contradiction, ...]
+    sureness: NDArray[np.float64]
+    pixels: NDArray[np.int64]
 
 
-def find_contradictions(
-    probabilities: Floats, label: NDArray[np.integer], *, ignore_index: int
-) -> Contradictions:
-    """The regions of a picture that speak against its label, the strongest first.
+def calibrate(judgements: Sequence[Judgement]) -> list[tuple[Contradiction, ...]]:
+    """The regions of each picture, the strongest first, scored by what is usual for their classes.
+
+    A model that finds road with 0.9 wherever labels have it, and with 0.6 here, errs more probably
+    than one that is as sure as ever. A region's score is multiplied by 0.5 where the model is as
+    sure of its class as it usually is, by 1 where it is surer by half of what is left to certainty,
+    by LEAST where it is less sure by as much. That classes have thresholds of their own is the idea
+    of confident learning (Northcutt et al. 2021, arXiv:1911.00068).
+
+    Args:
+        judgements: of all pictures, at least one.
+    """
+    pixels = np.sum([one.pixels for one in judgements], axis=0)
+    usual = np.sum([one.sureness for one in judgements], axis=0) / np.maximum(pixels, 1)
+    spare = np.maximum(1.0 - usual, 1e-6)
+
+    def scored(region: Contradiction) -> Contradiction:
+        excess = (region.confidence - usual[region.predicted]) / spare[region.predicted]
+        return replace(region, score=region.score * float(np.clip(0.5 + excess, LEAST, 1.0)))
+
+    return [
+        tuple(sorted(map(scored, one.regions), key=lambda region: -region.score))
+        for one in judgements
+    ]
+
+
+def judge(probabilities: Floats, label: NDArray[np.integer], *, ignore_index: int) -> Judgement:
+    """What the probabilities say of a picture's label.
 
     A region is 4-connected, of one class in the label and one class most probable. Each of its
     pixels speaks by p(predicted) - p(label), less where it lies within OUTLINE_PX of the region's
@@ -84,7 +121,11 @@ def find_contradictions(
         for pair in np.unique(pairs[wrong])
         for region, offset in _regions(pairs == pair)
     ]
-    return sorted(found, key=lambda one: -one.score)
+    return Judgement(
+        regions=tuple(sorted(found, key=lambda one: -one.score)),
+        sureness=np.bincount(label[valid], own[valid], minlength=classes),
+        pixels=np.bincount(label[valid], minlength=classes),
+    )
 
 
 def _regions(mask: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], tuple[slice, slice]]]:

@@ -18,7 +18,7 @@ from torch import nn
 
 from segcore.data.targets import Described, Label, Targets
 from segcore.errors import ExportError, OptionError
-from segcore.inference.contradictions import Contradictions
+from segcore.inference.contradictions import Judgement
 from segcore.inference.images import ImageArray
 from segcore.inference.spec import PackageSpec
 from segcore.tasks.base import Batch, Task
@@ -128,7 +128,7 @@ class Kind:
     """What `serve` returns."""
 
     judges_labels: bool = False
-    """Whether it has `contradictions`."""
+    """Whether it has `judge`."""
 
     extends: str | None = None
     """A kind whose labels this one learns from, whose architectures it trains beside its own, and
@@ -251,8 +251,8 @@ class Kind:
         """ "max" or "min": which values of a figure are better."""
         return "min" if figure in self.lower_is_better else "max"
 
-    def contradictions(self, predictor: Any, image: ImageArray, label: Label) -> Contradictions:
-        """Where a model that was not trained on a label speaks against it, strongest first."""
+    def judge(self, predictor: Any, image: ImageArray, label: Label) -> Judgement:
+        """Where a model that was not trained on a label speaks against it."""
         raise NotImplementedError
 
     # Pictures

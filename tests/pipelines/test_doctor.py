@@ -4,13 +4,13 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from planted_faults import find_objects, plant
 from scipy import ndimage
+from small_recipe import RECIPE
 from typer.testing import CliRunner
 
 import segcore
@@ -21,34 +21,13 @@ from pipelines.params import Params
 from segcore.data.codec import encode_mask
 from segcore.data.shards import write_shards
 from segcore.errors import OptionError
-from segcore.inference.contradictions import find_contradictions
+from segcore.inference.contradictions import calibrate, judge
 
 REPOSITORY = Path(__file__).parents[2]
 DISK, SQUARE = 1, 2
 SHARDS = Path("data/shards/painted")
 FAULTY = (3, 11)
 FIRST, FOUND = 60, 30
-RECIPE: dict[str, Any] = {
-    "model.name": "unet",
-    "model.options": {"base_channels": 4, "norm": "batch", "dropout": 0.0},
-    "loss.name": "cross_entropy",
-    "loss.class_weights": "none",
-    "train.budget_minutes": 1.0,
-    "train.epochs": 1,
-    "train.max_minutes": None,
-    "train.epoch_steps": 40,
-    "train.refit": True,
-    "train.batch_size": 4,
-    "train.lr": 0.02,
-    "train.precision": "fp32",
-    "train.augment.crop": [48, 64],
-    "train.augment.class_crops": 0.0,
-    "train.augment.vflip": 0.0,
-    "train.augment.rot90": 0.0,
-    "train.augment.scale": [1.0, 1.0],
-    "train.augment.color": 0.0,
-    "tune.trials": 0,
-}
 
 
 def faulty(shards: Path, target: Path) -> Path:
@@ -151,12 +130,12 @@ def test_planted_faults_come_before_the_errors_of_a_model() -> None:
     masks = [scene(seed) for seed in range(200)]
     labels, faults = plant(masks, [3, 4], each=10, seed=0)
     assert len(faults) == 40
-    found = []
+    judgements = []
     for row, (mask, label) in enumerate(zip(masks, labels, strict=True)):
         shares = guess(mask, row)
         assert (shares.argmax(0) != mask).mean() > 0.02  # it errs in every picture
-        regions = find_contradictions(shares, label, ignore_index=255)
-        found.append(Suspect(row, f"p{row}", 0, tuple(regions)))
+        judgements.append(judge(shares, label, ignore_index=255))
+    found = [Suspect(row, f"p{row}", 0, one) for row, one in enumerate(calibrate(judgements))]
     first = {suspect.row for suspect in rank(found)[:FIRST]}
     hits = sum(bool(first & set(fault.rows)) for fault in faults)
     assert hits >= FOUND, hits

@@ -12,7 +12,7 @@ from torch import nn
 
 from segcore.data.targets import ClassMaps, Described, Label, Targets
 from segcore.inference import visualize
-from segcore.inference.contradictions import Contradictions, find_contradictions
+from segcore.inference.contradictions import Judgement, judge
 from segcore.inference.images import ImageArray
 from segcore.inference.network import Normalised
 from segcore.inference.predictor import Prediction, Predictor
@@ -119,12 +119,10 @@ class SemanticKind(Kind):
         )
         return [self.class_table(records, other, data), confusion]
 
-    def contradictions(
-        self, predictor: Predictor, image: ImageArray, label: Label
-    ) -> Contradictions:
+    def judge(self, predictor: Predictor, image: ImageArray, label: Label) -> Judgement:
         """Connected regions of one class in the label and another in the prediction."""
         shares = predictor.probabilities(image).numpy()
-        return find_contradictions(shares, label, ignore_index=predictor.spec.ignore_index)
+        return judge(shares, label, ignore_index=predictor.spec.ignore_index)
 
     def overlay(self, image: ImageArray, prediction: Prediction, spec: PackageSpec) -> Image.Image:
         """The image tinted by class."""
