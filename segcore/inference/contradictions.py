@@ -123,7 +123,7 @@ def judge(probabilities: Floats, label: NDArray[np.integer], *, ignore_index: in
     ]
     return Judgement(
         regions=tuple(sorted(found, key=lambda one: -one.score)),
-        sureness=np.bincount(label[valid], own[valid], minlength=classes),
+        sureness=np.bincount(label[valid], own[valid], minlength=classes).astype(np.float64),
         pixels=np.bincount(label[valid], minlength=classes),
     )
 

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 Mask = NDArray[np.uint8]
 SWAPPED, ERASED, SHIFTED, EXCHANGED = "swapped", "erased", "shifted", "exchanged"
+SORTS = (SWAPPED, ERASED, SHIFTED, EXCHANGED)
 SHIFT_PX = 8
 AREA_PX = 40
 RING = np.ones((3, 3), bool)

@@ -4,11 +4,12 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from planted_faults import find_objects, plant
+from planted_faults import SORTS, find_objects, plant
 from scipy import ndimage
 from small_recipe import RECIPE
 from typer.testing import CliRunner
@@ -16,8 +17,11 @@ from typer.testing import CliRunner
 import segcore
 from pipelines.aside import share_minutes
 from pipelines.cli import app
+from pipelines.doctor import doctor
 from pipelines.evaluation.suspects import Suspect, rank, read_summary
 from pipelines.params import Params
+from pipelines.prepare import prepare
+from pipelines.sources import create_dataset
 from segcore.data.codec import encode_mask
 from segcore.data.shards import write_shards
 from segcore.errors import OptionError
@@ -149,3 +153,41 @@ def test_faults_are_planted_where_they_are_said_to_be() -> None:
     for row, (mask, label) in enumerate(zip(masks, labels, strict=True)):
         assert (mask != label).any() == (row in rows)
     assert all(find_objects(masks[fault.rows[0]], [3, 4]) for fault in faults[:6])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_most_faults_planted_in_streets_are_among_the_first_pictures(
+    project: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """40 faults in 50 of 160 pictures; three models of 320 steps each."""
+    monkeypatch.delenv("SEGCORE_ROOT", raising=False)
+    sizes = {"num_train": 160, "num_val": 16, "num_test": 1, "height": 64, "width": 96}
+    recipe: dict[str, Any] = {
+        **RECIPE, "data.name": "streets", "data.options": sizes, "loss.name": "dice_ce",
+        "model.options": {"base_channels": 12, "norm": "batch", "dropout": 0.0},
+        "train.epochs": 4, "train.epoch_steps": 80, "train.lr": 0.002, "train.refit": False,
+        "train.augment.crop": [64, 64], "train.augment.scale": [0.9, 1.2],
+        "train.augment.color": 0.2,
+    }  # fmt: skip
+    params = project.override(recipe)
+    Path("params.yaml").write_text(yaml.safe_dump(params.dump()))
+    create_dataset(params).download()
+    prepare(params)
+    shards = Path("data/shards/streets").absolute()
+    dataset = segcore.open_shards(shards)
+    split = dataset.split("train")
+    masks = [np.array(split.decode(row)[1]) for row in range(len(split))]
+    things = [index for index, thing in enumerate(dataset.things) if thing]
+    labels, faults = plant(masks, things, each=10, seed=0)
+    rows = [replace(split.read(row), mask=encode_mask(label)) for row, label in enumerate(labels)]
+    rest = {name: dataset.split(name) for name in ("val", "test")}
+    others = {name: [one.read(row) for row in range(len(one))] for name, one in rest.items()}
+    write_shards(shards, dataset.meta, splits={"train": rows, **others}, encode=lambda row: row)
+    found, _ = doctor(folds=3, minutes=None, shown=FIRST)
+    first = {suspect.row for suspect in found[:FIRST]}
+    hits = dict.fromkeys(SORTS, 0)
+    for fault in faults:
+        hits[fault.what] += bool(first & set(fault.rows))
+    print(hits)
+    assert sum(hits.values()) >= FOUND, hits
