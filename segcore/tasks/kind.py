@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,36 +22,13 @@ from segcore.inference.contradictions import Judgement
 from segcore.inference.images import ImageArray
 from segcore.inference.spec import PackageSpec
 from segcore.tasks.base import Batch, Task
+from segcore.tasks.predictors import AnyPredictor as AnyPredictor
 from segcore.tasks.sections import ClassTable, Section, Shown
 
 Floats = NDArray[np.float64]
 Records = Any  # of a split, in the form in which a kind weights them
 Columns = tuple[tuple[str, pa.DataType], ...]
 OVERLAYS = "overlays"
-
-
-class AnyPrediction(Protocol):
-    """What a model says of one image; everything else is its kind's."""
-
-    @property
-    def height(self) -> int: ...
-    @property
-    def width(self) -> int: ...
-
-
-class AnyPredictor(Protocol):
-    """A trained model, ready for images."""
-
-    spec: PackageSpec
-    digest: str
-    precision: str
-    model: nn.Module
-
-    def read(self, image: Any) -> ImageArray:
-        """Any image as uint8 [H, W, in_channels]."""
-
-    def __call__(self, images: Any, batch_size: int = 8) -> Sequence[Any]:
-        """One prediction per image, in order; images of any kind and unlike sizes."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """A small real project: painted shards, a trained and an untrained package, params of its own."""
 
 import hashlib
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ CLASSES = ("ground", "disk", "square")
 PALETTE = ((90, 90, 90), (220, 60, 60), (60, 120, 220))
 SIZE = (48, 64)
 REPOSITORY = Path(__file__).parents[2]
-sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside the tests
 
 
 def paint(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

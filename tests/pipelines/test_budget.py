@@ -10,7 +10,6 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from small_recipe import RECIPE
 from typer.testing import CliRunner
 
 import segcore
@@ -22,6 +21,7 @@ from pipelines.evaluation.budget_page import Point, answer_of
 from pipelines.params import Params
 from pipelines.prepare import prepare
 from segcore.errors import OptionError
+from tests.pipelines.small_recipe import RECIPE
 
 LABELS = np.array([16.0, 32.0, 80.0, 160.0, 320.0])
 

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from planted_faults import SORTS, find_objects, plant
 from scipy import ndimage
-from small_recipe import RECIPE
 from typer.testing import CliRunner
 
 import segcore
@@ -26,6 +24,8 @@ from segcore.data.codec import encode_mask
 from segcore.data.shards import write_shards
 from segcore.errors import OptionError
 from segcore.inference.contradictions import calibrate, judge
+from tests.pipelines.planted_faults import SORTS, find_objects, plant
+from tests.pipelines.small_recipe import RECIPE
 
 REPOSITORY = Path(__file__).parents[2]
 DISK, SQUARE = 1, 2
