@@ -61,6 +61,9 @@ def _places(storage: Path) -> Iterator[tuple[Path, str]]:
         yield path, "downloaded model; fetched again when needed"
     for path in storage.glob("exported/*"):
         yield path, "exported model; made again when needed"
+    for asker in ("budget", "doctor"):
+        for path in storage.glob(f"{asker}/*"):
+            yield path, f"what segcore {asker} trained; made again when needed"
     for path in storage.glob("evaluations/*"):
         yield path, "figures of an evaluation; made again when needed"
     for path in storage.glob("tracking/*/"):

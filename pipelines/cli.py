@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from pipelines import serve, team
+from pipelines import labels, serve, team
 from pipelines.console import errors, load_params, new_table, registry_table, show
 from segcore.errors import OptionError
 
@@ -18,14 +18,14 @@ EXPORTED = Path("outputs/exported")
 
 app = typer.Typer(
     name="segcore",
-    help="Image segmentation: plan, predict, serve, export models, list what can be trained.",
+    help="Image segmentation: plan, predict, serve, export, doubt labels, list what there is.",
     epilog="The pipeline itself runs by `make repro` or `dvc repro`.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )
-for command in (serve.serve, team.trace, team.history, team.sync):
+for command in (labels.doctor, labels.budget, serve.serve, team.trace, team.history, team.sync):
     app.command()(command)
 
 

@@ -74,13 +74,19 @@ def fit_worker(
     params: Params, shards: Path | str, folder: Path, resume: dict[str, Any] | None
 ) -> Iterator["segcore.Epoch"]:
     """The epochs of one worker; see `train_worker`."""
+    yield from fit_dataset(params, segcore.open_shards(shards), folder, resume)
+
+
+def fit_dataset(
+    params: Params, dataset: Any, folder: Path, resume: dict[str, Any] | None
+) -> Iterator["segcore.Epoch"]:
+    """The epochs of one worker on an opened dataset; see `train_worker`."""
     import torch
 
     from segcore.engine.distributed import rank, world_size
     from segcore.machine import keep_freed_memory
 
     keep_freed_memory()
-    dataset = segcore.open_shards(shards)
     torch.manual_seed(params.train.seed)
     model = build_model(params, dataset)
     task = build_task(params, dataset)

@@ -41,7 +41,7 @@ def evaluate(params: Params, *, shards: Path, package: Path, folder: Path) -> Ou
     dataset = open_shards(shards)
     kind = get_kind(read_spec(package).task)
     rule = _rule(params.evaluate.promote, kind)
-    rows = _labelled(dataset, kind)
+    rows = labelled_rows(dataset, kind)
     registry = Registry(params)
     with open_run("evaluate", params) as run:
         version = registry.ensure_registered(package)
@@ -84,7 +84,12 @@ def _rule(rule: PromoteParams, kind: Kind) -> PromoteParams:
     return rule.model_copy(update={"metric": metric})
 
 
-def _labelled(dataset: ShardedDataset, kind: Kind) -> list[int]:
+def labelled_rows(dataset: ShardedDataset, kind: Kind) -> list[int]:
+    """Rows of the test split that have labels of a kind.
+
+    Raises:
+        DataError: there is none.
+    """
     rows = labelled(dataset, kind, "test")
     if not rows:
         count = len(dataset.split("test"))

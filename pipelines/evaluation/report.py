@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.evaluation import charts, drawn
+from pipelines.evaluation import charts, drawn, suspects
 from pipelines.params import PromoteParams
 from pipelines.scoring import pages
 from pipelines.scoring.bootstrap import Comparison, Verdict
@@ -30,6 +30,7 @@ from segcore.tasks.sections import ClassTable, Section
 TEMPLATES = Path(__file__).with_name("templates")
 SHOWN = 3
 PANEL_PX = 240
+DOCTOR = "doctor"  # folder of the label doctor, beside the report's
 KINDS = ("best", "median", "worst")
 
 
@@ -118,7 +119,8 @@ def write(folder: Path, dataset: ShardedDataset, outcome: Outcome, *, rows: Sequ
         for name, content in drawn.files(section).items():
             write_file(folder / name, content)
     pictures = _write_overlays(folder / "overlays", dataset, candidate, rows)
-    page = _page(dataset, outcome, sections, pictures)
+    doctor = suspects.read_summary(folder.parent / DOCTOR, dataset)
+    page = _page(dataset, outcome, sections, pictures, doctor)
     write_file(folder / "index.html", page.encode())
     document = {
         **candidate.figures,
@@ -218,6 +220,7 @@ def _page(
     outcome: Outcome,
     sections: Sequence[Section],
     pictures: Sequence[dict[str, Any]],
+    doctor: dict[str, Any] | None,
 ) -> str:
     environment = pages.environment(TEMPLATES)
     environment.filters["color"] = lambda color: "#{:02x}{:02x}{:02x}".format(*color)
@@ -231,6 +234,7 @@ def _page(
         sections=sections,
         picture_of=drawn.picture,
         pictures=pictures,
+        doctor=doctor,
         kinds=KINDS,
         legend=kind.legend(dataset),
         interval=charts.interval_svg(outcome.comparison, outcome.rule.margin),

@@ -22,7 +22,7 @@ from pipelines.prediction.journal import Journal
 from pipelines.prediction.manifest import Row
 from segcore.errors import DataError, SegcoreError
 from segcore.inference.images import ImageArray, count_megapixels, to_array
-from segcore.tasks.kind import AnyPrediction, AnyPredictor
+from segcore.tasks.predictors import AnyPrediction, AnyPredictor
 
 READERS = 2
 WRITERS = 2

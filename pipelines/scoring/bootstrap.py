@@ -100,6 +100,19 @@ def compare(
     )
 
 
+def resampled(figure: Figure, *, images: int, resamples: int, seed: int) -> NDArray[np.float64]:
+    """A figure [R] under resamples of the images; equal ones for equal arguments.
+
+    Args:
+        figure: weights of the images [R, B] -> figures [R].
+        images: their number B.
+        resamples: number of draws R.
+        seed: of the draws.
+    """
+    generator = np.random.default_rng(seed)
+    return np.concatenate([figure(_draws(generator, images, rows)) for rows in _chunks(resamples)])
+
+
 def decide(comparison: Comparison, margin: float) -> Verdict:
     """Promoted if the interval lies above the margin, rejected if below, undecided if across."""
     if comparison.low > margin:

@@ -9,9 +9,9 @@ from contextlib import ExitStack, closing
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from segcore.data.cache import open_rows
+from segcore.data.chosen import ChosenRows
 from segcore.data.image_labels import ImageLabels, StrongView
 from segcore.data.loader import (
     Batch,
@@ -23,7 +23,7 @@ from segcore.data.loader import (
 )
 from segcore.data.order import ShuffledPlan, check_counts
 from segcore.data.rows import Layout, Split
-from segcore.data.shard_format import ROW_GROUP, Row
+from segcore.data.shard_format import ROW_GROUP
 from segcore.data.transforms import Augmentation
 from segcore.errors import DataError, OptionError
 
@@ -43,32 +43,6 @@ class ClassedSplit(Split, Protocol):
     @property
     def labels(self) -> Sequence[Sequence[int] | None]:
         """Image-level classes of each row; None where they are not known."""
-
-
-class ChosenRows:
-    """Some rows of a split.
-
-    Args:
-        split: that has them.
-        rows: their numbers there.
-    """
-
-    def __init__(self, split: Split, rows: Sequence[int]) -> None:
-        self.split = split
-        self.rows = list(rows)
-        self.ids = [split.ids[row] for row in rows]
-        self.sizes = [split.sizes[row] for row in rows]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def decode(self, index: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
-        """As `Split.decode`."""
-        return self.split.decode(self.rows[index])
-
-    def read(self, index: int) -> Row:
-        """As `Split.read`."""
-        return self.split.read(self.rows[index])
 
 
 class Streams:

@@ -150,6 +150,21 @@ class Predictor:
         return logits
 
     @torch.inference_mode()
+    def probabilities(self, image: ImageLike) -> Tensor:
+        """Probability of every class, float32 [K, H, W] in host memory; the CRF's if there is one.
+
+        All classes of an image are kept at once, which `__call__` never does.
+        """
+        array = self.read(image)
+        size = array.shape[:2]
+        tile = self._tile(size)
+        if tile is None:
+            return self._refine(array, self.logits([array])[0]).float().cpu()
+        bands = tiling.blend(self._tile_run(array), size, tile=tile)
+        shares = [(band.softmax(0) if self.crf is None else band).cpu() for _, band in bands]
+        return torch.cat(shares, dim=1)
+
+    @torch.inference_mode()
     def _predict(self, images: Sequence[ImageArray], confidence: bool) -> list[Prediction]:
         tile = self._tile(images[0].shape[:2])
         if tile is not None:

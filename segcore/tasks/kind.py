@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,39 +18,17 @@ from torch import nn
 
 from segcore.data.targets import Described, Label, Targets
 from segcore.errors import ExportError, OptionError
+from segcore.inference.contradictions import Judgement
 from segcore.inference.images import ImageArray
 from segcore.inference.spec import PackageSpec
 from segcore.tasks.base import Batch, Task
+from segcore.tasks.predictors import AnyPredictor as AnyPredictor
 from segcore.tasks.sections import ClassTable, Section, Shown
 
 Floats = NDArray[np.float64]
 Records = Any  # of a split, in the form in which a kind weights them
 Columns = tuple[tuple[str, pa.DataType], ...]
 OVERLAYS = "overlays"
-
-
-class AnyPrediction(Protocol):
-    """What a model says of one image; everything else is its kind's."""
-
-    @property
-    def height(self) -> int: ...
-    @property
-    def width(self) -> int: ...
-
-
-class AnyPredictor(Protocol):
-    """A trained model, ready for images."""
-
-    spec: PackageSpec
-    digest: str
-    precision: str
-    model: nn.Module
-
-    def read(self, image: Any) -> ImageArray:
-        """Any image as uint8 [H, W, in_channels]."""
-
-    def __call__(self, images: Any, batch_size: int = 8) -> Sequence[Any]:
-        """One prediction per image, in order; images of any kind and unlike sizes."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +103,9 @@ class Kind:
 
     served: tuple[Served, ...]
     """What `serve` returns."""
+
+    judges_labels: bool = False
+    """Whether it has `judge`."""
 
     extends: str | None = None
     """A kind whose labels this one learns from, whose architectures it trains beside its own, and
@@ -246,6 +227,10 @@ class Kind:
     def mode(self, figure: str) -> str:
         """ "max" or "min": which values of a figure are better."""
         return "min" if figure in self.lower_is_better else "max"
+
+    def judge(self, predictor: Any, image: ImageArray, label: Label) -> Judgement:
+        """Where a model that was not trained on a label speaks against it."""
+        raise NotImplementedError
 
     # Pictures
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from segcore.data.targets import ClassMaps, Described, Label, Targets
 from segcore.inference import visualize
+from segcore.inference.contradictions import Judgement, judge
 from segcore.inference.images import ImageArray
 from segcore.inference.network import Normalised
 from segcore.inference.predictor import Prediction, Predictor
@@ -45,6 +46,7 @@ class SemanticKind(Kind):
     }
     headline = "miou"
     headline_label = "mIoU"
+    judges_labels = True
     records_stem = "confusions"
     record_columns = ((confusions.COLUMN, pa.list_(pa.int64())),)
     row_columns = (("class_shares", pa.map_(pa.string(), pa.float64())),)
@@ -116,6 +118,11 @@ class SemanticKind(Kind):
             records.sum(0), data.classes, "Confusion, % of each actual class", "confusion"
         )
         return [self.class_table(records, other, data), confusion]
+
+    def judge(self, predictor: Predictor, image: ImageArray, label: Label) -> Judgement:
+        """Connected regions of one class in the label and another in the prediction."""
+        shares = predictor.probabilities(image).numpy()
+        return judge(shares, label, ignore_index=predictor.spec.ignore_index)
 
     def overlay(self, image: ImageArray, prediction: Prediction, spec: PackageSpec) -> Image.Image:
         """The image tinted by class."""
