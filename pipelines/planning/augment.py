@@ -9,6 +9,8 @@ ORIENTED = 0.1
 THIN_PX = 8.0
 VARIED_PASSES = 8.0
 VARIED_STEPS = 500
+LONG_PASSES = 30.0  # from here on, and so many steps, pictures are learned by heart
+LONG_STEPS = 2000
 
 
 def class_crops(facts: Facts) -> Decision:
@@ -31,7 +33,12 @@ def upside_down(facts: Facts) -> Decision:
 
 
 def scale(facts: Facts) -> Decision:
-    """Enlarge and shrink a little, unless time is short or what is thin would be washed out."""
+    """Enlarge and shrink a little, unless time is short or what is thin would be washed out; more
+    where pictures come so often that they are learned by heart.
+    """
+    if (often := passes(facts)) >= LONG_PASSES and steps(facts) >= LONG_STEPS:
+        why = f"{often:.2g} passes: enlarged and shrunk, pictures are not learned by heart"
+        return Decision([0.75, 1.5], why, ("budget", "pictures"))
     thick = {
         entry["name"]: entry["thickness_px"]
         for entry in facts.classes

@@ -116,6 +116,10 @@ def test_thin_things_are_not_resampled() -> None:
     assert value("train.augment.scale", classes=thick) == [0.8, 1.25]
 
 
+def test_pictures_that_come_very_often_are_resampled_whatever_is_thin() -> None:
+    assert value("train.augment.scale", {"train.epochs": 4000}) == [0.75, 1.5]
+
+
 def test_pictures_that_come_seldom_are_not_changed() -> None:
     thick = [{"name": "cell", "pixel_share": 0.2, "thickness_px": 20}]
     assert value("train.augment.color", classes=thick) == 0.2
