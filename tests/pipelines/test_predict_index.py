@@ -90,6 +90,6 @@ def peak_mb(folder: Path, count: int) -> float:
     return peak / 2**20
 
 
-def test_memory_is_the_same_for_ten_times_as_many(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_inputs(tmp_path: Path) -> None:
     few, many = peak_mb(tmp_path / "few", 5_000), peak_mb(tmp_path / "many", 50_000)
-    assert many < 1.2 * few
+    assert many - few < 45_000 * 100 / 2**20  # a row alone takes more than 500 bytes
