@@ -93,15 +93,16 @@ def test_nothing_is_written_outside_the_ignored_places(repo: Path) -> None:
 
 
 def test_second_time_nothing_runs(repo: Path) -> None:
-    assert repro(repo) == ["plan"]  # looks at the machine each time, and decides the same
+    # They look at your files and at the machine each time, and find them as before.
+    assert repro(repo) == ["download", "plan"]
 
 
 def test_only_the_stages_that_depend_on_a_parameter_run(repo: Path) -> None:
     set_params(repo, **{"predict.overlays": False})
-    assert repro(repo) == ["plan", "predict"]
+    assert repro(repo) == ["download", "plan", "predict"]
     set_params(repo, **{"evaluate.promote.confidence": 0.9})
     assert "evaluate" in (ran := repro(repo))
-    assert set(ran) <= {"plan", "evaluate", "predict"}
+    assert set(ran) <= {"download", "plan", "evaluate", "predict"}
 
 
 def test_champion_loads_by_plain_pyfunc_elsewhere(repo: Path, tmp_path: Path) -> None:
