@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from pipelines import labels, serve, team
-from pipelines.console import errors, load_params, new_table, registry_table, show
+from pipelines.console import TrackingUri, errors, load_params, new_table, registry_table, show
 from segcore.errors import OptionError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
 )
 for command in (labels.doctor, labels.budget, serve.serve, team.trace, team.history, team.sync):
     app.command()(command)
@@ -71,10 +71,7 @@ def predict(
         str,
         typer.Option(help="torch; or onnxruntime, openvino: the exported model, on the CPU"),
     ] = "torch",
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow store; default: params.yaml"),
-    ] = None,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """Write a class mask for every image; run again, it does only what is missing.
 
@@ -92,9 +89,7 @@ def predict(
             changes["predict.extras"] = [name for name, asked in extras.items() if asked]
         if tta is not None:
             changes["predict.tta"] = [way.strip() for way in tta.split(",")]
-        if tracking_uri is not None:
-            changes["tracking.uri"] = tracking_uri
-        params = load_params().override(changes)
+        params = load_params(tracking_uri).override(changes)
         if verify is not None:
             _verify(params, verify)
         if images is None or model is None or out is None:
@@ -136,10 +131,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="The file; default: outputs/exported/ARCHITECTURE.SUFFIX")
     ] = None,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow store; default: params.yaml"),
-    ] = None,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """Write a semantic model as a file for other runtimes, and check it beside torch.
 
@@ -147,7 +139,7 @@ def export(
     returns logits; classes and palette are in its metadata.
     """
     with errors():
-        params = load_params().override({"tracking.uri": tracking_uri} if tracking_uri else {})
+        params = load_params(tracking_uri)
         from pipelines.prediction.located import locate
         from segcore.export import export_package
         from segcore.package import read_spec

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,13 +17,23 @@ if TYPE_CHECKING:
 
 PARAMS = "params.yaml"
 
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow store; default: params.yaml"),
+]
 
-def load_params() -> "Params":
-    """params.yaml of the current folder, else of the checkout that this command belongs to."""
+
+def load_params(tracking_uri: str | None = None) -> "Params":
+    """params.yaml of the current folder, else of the checkout that this command belongs to.
+
+    Args:
+        tracking_uri: in place of its own.
+    """
     from pipelines.params import Params
 
     own = Path(PARAMS)
-    return Params.load(own if own.is_file() else Path(__file__).parents[1] / PARAMS)
+    params = Params.load(own if own.is_file() else Path(__file__).parents[1] / PARAMS)
+    return params.override({"tracking.uri": tracking_uri} if tracking_uri else {})
 
 
 def registry_table(kind: str, registry: Any) -> "Table":

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.console import errors, load_params
+from pipelines.console import TrackingUri, errors, load_params
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
 
@@ -32,20 +32,16 @@ def serve(
     min_score: Annotated[
         float | None, typer.Option(min=0, max=1, help="Least score of objects that are kept")
     ] = None,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow store; default: params.yaml"),
-    ] = None,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """Answer for a model over HTTP: POST a picture, get PNG or JSON; with a page to try it on."""
     with errors():
         asked: dict[str, Any] = {
             "predict.max_megapixels": max_megapixels,
             "predict.min_score": min_score,
-            "tracking.uri": tracking_uri,
         }
         changes = {key: value for key, value in asked.items() if value is not None}
-        params = load_params().override(changes)
+        params = load_params(tracking_uri).override(changes)
         from pipelines.serving.app import Limits
         from pipelines.serving.server import open_service
         from pipelines.serving.server import serve as run

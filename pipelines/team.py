@@ -8,15 +8,12 @@ from typing import Annotated
 
 import typer
 
-from pipelines.console import errors, load_params, new_table, show
+from pipelines.console import TrackingUri, errors, load_params, new_table, show
 
 
 def trace(
     mask: Annotated[Path, typer.Argument(help="A PNG that predict wrote")],
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow store; default: params.yaml"),
-    ] = None,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """Say what made a mask: row, model version, run, plan, shards, archive, commit.
 
@@ -24,7 +21,7 @@ def trace(
     be; exit code 3 when one is contradicted.
     """
     with errors():
-        params = load_params().override({"tracking.uri": tracking_uri} if tracking_uri else {})
+        params = load_params(tracking_uri)
         from pipelines.trace import CONTRADICTED, MARKS
         from pipelines.trace import trace as walk
 
@@ -41,14 +38,11 @@ def history(
     restore: Annotated[
         str | None, typer.Option(metavar="VERSION", help="Make a past champion champion again")
     ] = None,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow store; default: params.yaml"),
-    ] = None,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """List every move of an alias of a registered model, with its evidence."""
     with errors():
-        params = load_params().override({"tracking.uri": tracking_uri} if tracking_uri else {})
+        params = load_params(tracking_uri)
         from pipelines.tracking.registry import Registry
 
         registry = Registry(params, existing=True)
@@ -76,14 +70,11 @@ def history(
 
 
 def sync(
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow store; default: params.yaml"),
-    ] = None,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """Send MLflow what runs could not deliver while its server was away; exit code 3 if it is."""
     with errors():
-        params = load_params().override({"tracking.uri": tracking_uri} if tracking_uri else {})
+        params = load_params(tracking_uri)
         from pipelines.tracking.sync import sync as send
 
         done = send(params)

@@ -62,13 +62,16 @@ def check_options(value: Any, where: str, depth: int = 0) -> None:
 def check_size(build: Callable[[], nn.Module], weights: Path) -> None:
     """Build a model without memory, and compare its size with that of its weights.
 
+    One that needs values while it is built (a backbone from elsewhere may; none of ours, and none
+    that was tried of torchvision's and timm's) is not compared: `check_options` alone bounds it.
+
     Raises:
         PackageError: they cannot belong together.
     """
     try:
         with torch.device("meta"):
             model = build()
-    except NotImplementedError:  # it computes something when it is built
+    except NotImplementedError:
         return
     needed = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     found = weights.stat().st_size
