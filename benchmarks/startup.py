@@ -62,12 +62,13 @@ class Clock:
     """Moments of a stage: seconds since its start, and processor seconds until then."""
 
     start: float = field(default_factory=time.time)
+    before: float = field(default_factory=lambda: processor_s())
     marks: list[dict[str, Any]] = field(default_factory=list)
 
     def mark(self, what: str, at: float | None = None) -> None:
         """Note that `what` happened, now or at a time of this machine's clock."""
         moment = (at or time.time()) - self.start
-        self.marks.append({"what": what, "s": moment, "cpu_s": processor_s()})
+        self.marks.append({"what": what, "s": moment, "cpu_s": processor_s() - self.before})
         print(f"{moment:7.2f} s {self.marks[-1]['cpu_s']:7.2f} CPU s  {what}", flush=True)
 
 
