@@ -101,7 +101,7 @@ def by_stage(shards: Path, values: dict[str, Any]) -> dict[str, Any]:
 def read(rank: int, workers: int, shards: str, images: int) -> tuple[float, float, int]:
     """When a reader began and ended, and how many images it decoded."""
     torch.set_num_threads(1)
-    params = Params.load(ROOT / "params.yaml").override(PLANNED)
+    params = Params.load(ROOT / "params.yaml").override({**PLANNED, "train.epoch_steps": None})
     dataset = segcore.open_shards(shards)
     loader, _ = build_loaders(params, dataset, rank=rank, world_size=workers, cache="none")
     next(iter(loader.epoch(0)))  # imports, first row group
