@@ -4,7 +4,7 @@ import math
 
 from pipelines.planning.facts import Decision, Facts
 
-RARE_SHARE = 0.1
+SELDOM = 0.2  # of the views
 ORIENTED = 0.1
 THIN_PX = 8.0
 VARIED_PASSES = 8.0
@@ -14,12 +14,17 @@ LONG_STEPS = 2000
 
 
 def class_crops(facts: Facts) -> Decision:
-    """A third of the samples by class, where a class is rare."""
-    rare = min(facts.classes, key=lambda entry: entry["pixel_share"])
-    share = f"{rare['name']} has {rare['pixel_share']:.2%} of the pixels"
-    if rare["pixel_share"] < RARE_SHARE:
-        return Decision(0.33, f"{share}: a third of the samples is drawn by class", ("classes",))
-    return Decision(0.0, f"no class is rare: {share}", ("classes",))
+    """A third of the samples by class, where chance would show a class too seldom.
+
+    Where views show it anyway, drawing by class only shows the same pictures more often.
+    """
+    seen = min(1.0, math.prod(facts.seen) / math.prod(facts.median))
+    seldom = min(facts.classes, key=lambda entry: entry["image_share"])
+    chance = seldom["image_share"] * seen
+    share = f"{seldom['name']} is in about {chance:.0%} of the views"
+    if chance < SELDOM:
+        return Decision(0.33, f"{share}: a third of them is drawn by class", ("classes", "sizes"))
+    return Decision(0.0, f"chance shows every class: {share}", ("classes", "sizes"))
 
 
 def upside_down(facts: Facts) -> Decision:

@@ -95,15 +95,21 @@ def test_precision_follows_the_machine() -> None:
     assert value("train.precision", machine=Machine("cpu", "old", 2, 24.0, False, 0)) == "fp32"
 
 
-def test_rare_classes_are_cropped_more_often() -> None:
-    assert value("train.augment.class_crops") > 0
-    even = [{"name": str(i), "pixel_share": 0.5, "thickness_px": 40} for i in range(2)]
-    assert value("train.augment.class_crops", classes=even) == 0
+def test_classes_that_chance_shows_too_seldom_are_cropped() -> None:
+    shares = {"name": "wreck", "pixel_share": 0.001, "thickness_px": 40}
+    seldom, common = [{**shares, "image_share": share} for share in (0.1, 0.9)]
+    assert value("train.augment.class_crops", classes=[seldom]) > 0
+    assert value("train.augment.class_crops", classes=[common]) == 0, "nine views of ten have it"
+    wide = {"distinct": 1, "min": [3000, 4000], "median": [3000, 4000], "max": [3000, 4000]}
+    assert value("train.augment.class_crops", classes=[common], sizes=wide) > 0
 
 
 def test_a_rare_class_among_many_is_weighed() -> None:
     shares = {"road": 0.6, "tree": 0.39, "pole": 0.01}
-    many = [{"name": n, "pixel_share": s, "thickness_px": 9} for n, s in shares.items()]
+    many = [
+        {"name": n, "pixel_share": s, "image_share": 1.0, "thickness_px": 9}
+        for n, s in shares.items()
+    ]
     assert value("loss.class_weights", classes=many) == "sqrt_inverse_log"
     assert value("loss.class_weights") == "none", "two classes: Dice is enough"
     assert value("loss.class_weights", {"loss.name": "focal"}, classes=many) == "none"
@@ -112,7 +118,7 @@ def test_a_rare_class_among_many_is_weighed() -> None:
 
 def test_thin_things_are_not_resampled() -> None:
     assert value("train.augment.scale") == [1.0, 1.0]
-    thick = [{"name": "cell", "pixel_share": 0.2, "thickness_px": 20}]
+    thick = [{"name": "cell", "pixel_share": 0.2, "image_share": 1.0, "thickness_px": 20}]
     assert value("train.augment.scale", classes=thick) == [0.8, 1.25]
 
 
@@ -121,7 +127,7 @@ def test_pictures_that_come_very_often_are_resampled_whatever_is_thin() -> None:
 
 
 def test_pictures_that_come_seldom_are_not_changed() -> None:
-    thick = [{"name": "cell", "pixel_share": 0.2, "thickness_px": 20}]
+    thick = [{"name": "cell", "pixel_share": 0.2, "image_share": 1.0, "thickness_px": 20}]
     assert value("train.augment.color", classes=thick) == 0.2
     many = {"train": 900, "val": 90, "test": 90}
     for key, nothing in (("color", 0.0), ("scale", [1.0, 1.0])):
@@ -131,7 +137,7 @@ def test_pictures_that_come_seldom_are_not_changed() -> None:
 
 
 def test_few_steps_learn_nothing_by_heart() -> None:
-    thick = [{"name": "cell", "pixel_share": 0.2, "thickness_px": 20}]
+    thick = [{"name": "cell", "pixel_share": 0.2, "image_share": 1.0, "thickness_px": 20}]
     for minutes, colors in ((2.0, 0.0), (5.0, 0.2)):
         given = {"train.budget_minutes": minutes}
         assert value("train.augment.color", given, classes=thick, step_s=0.4) == colors
