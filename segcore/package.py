@@ -19,7 +19,7 @@ import segcore
 from segcore.data.atomic import new_folder
 from segcore.errors import OptionError, PackageError, UnknownNameError
 from segcore.inference.spec import PackageSpec
-from segcore.package_checks import DESCRIPTION_SHAPE, MAX_DESCRIPTION, check_options, check_size
+from segcore.package_checks import DESCRIPTION_SHAPE, MAX_DESCRIPTION, build_bounded, check_options
 from segcore.schema import conform, read_json
 from segcore.tasks import get_kind
 from segcore.tasks.kind import AnyPredictor
@@ -114,8 +114,7 @@ def load_package(
     try:
         kind = get_kind(spec.task)
         built: dict[str, Any] = {**kind.model_facts(spec), **spec.options}
-        check_size(lambda: create_model(spec.architecture, **built), weights)
-        model = create_model(spec.architecture, **built)
+        model = build_bounded(lambda: create_model(spec.architecture, **built), weights)
     except (UnknownNameError, OptionError, ValueError, TypeError, RuntimeError) as error:
         if isinstance(error, PackageError):
             raise

@@ -1,11 +1,13 @@
 """What a package from elsewhere may ask for: bounded before anything is built or read."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from segcore.errors import PackageError
 from segcore.schema import ANY, NUMBER
@@ -59,24 +61,48 @@ def check_options(value: Any, where: str, depth: int = 0) -> None:
         check_options(item, f"{where}.{key}", depth + 1)
 
 
-def check_size(build: Callable[[], nn.Module], weights: Path) -> None:
-    """Build a model without memory, and compare its size with that of its weights.
+class _Bounded(TorchFunctionMode):
+    """Count the bytes of the tensors that are created, and refuse to create more than `most`."""
 
-    One that needs values while it is built (a backbone from elsewhere may; none of ours, and none
-    that was tried of torchvision's and timm's) is not compared: `check_options` alone bounds it.
+    CREATE = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
+
+    def __init__(self, most: int, weights: Path) -> None:
+        super().__init__()
+        self.most, self.weights = most, weights
+        self.bytes = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self.CREATE:
+            size = kwargs.get("size", args[0] if args else ())
+            shape = args if isinstance(size, int) else size
+            dtype = kwargs.get("dtype") or torch.get_default_dtype()
+            self.bytes += math.prod(map(int, shape)) * dtype.itemsize
+            if self.bytes > self.most:
+                raise _unlike(self.weights, self.bytes)
+        return func(*args, **kwargs)
+
+
+def build_bounded(build: Callable[[], nn.Module], weights: Path) -> nn.Module:
+    """Build a model, but none that is much larger or smaller than the file of its weights.
+
+    It is refused before its memory is asked for. (Built on the device "meta" first, it would be
+    refused as early; but torch imports its compiler for that, four seconds of every package.)
 
     Raises:
         PackageError: they cannot belong together.
     """
-    try:
-        with torch.device("meta"):
-            model = build()
-    except NotImplementedError:
-        return
-    needed = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     found = weights.stat().st_size
-    if needed > 4 * found + SLACK or found > 8 * needed + SLACK:
-        raise PackageError(
-            f"{weights} has {found} bytes, the model that is described has {needed}: "
-            "copy the package again, or do not trust where it came from"
-        )
+    with _Bounded(4 * found + SLACK, weights):
+        model = build()
+    needed = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    if found > 8 * needed + SLACK:
+        raise _unlike(weights, needed)
+    return model
+
+
+def _unlike(weights: Path, needed: int) -> PackageError:
+    return PackageError(
+        f"{weights} has {weights.stat().st_size} bytes, the model that is described needs {needed} "
+        "or more: copy the package again, or do not trust where it came from"
+    )

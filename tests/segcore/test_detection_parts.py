@@ -140,14 +140,14 @@ def test_align_from_levels_is_that_of_torchvision() -> None:
     named = {str(i): f for i, f in enumerate(features)}
     expected = theirs(named, boxes, [(256, 256)] * 2)
     rois = box_parts.to_rois(boxes)
-    found = pool_from_levels("align", features, [4, 8, 16, 32], rois, 7, aligned=False)
-    torch.testing.assert_close(found, expected)
+    found, back = pool_from_levels("align", features, [4, 8, 16, 32], rois, 7, aligned=False)
+    torch.testing.assert_close(found[back], expected)
 
 
 @pytest.mark.parametrize("kind", ROI_POOLS)
 def test_poolings_of_no_box_stay_in_the_graph(kind: str) -> None:
     features = [torch.rand(2, 4, 16, 16, requires_grad=True), torch.rand(2, 4, 8, 8)]
-    pooled = pool_from_levels(kind, features, [4, 8], torch.zeros(0, 5), 7)
+    pooled, _ = pool_from_levels(kind, features, [4, 8], torch.zeros(0, 5), 7)
     assert pooled.shape == (0, 4, 7, 7)
     assert pooled.requires_grad
 

@@ -10,7 +10,7 @@ from torch.optim import SGD, Optimizer
 from segcore.engine.eager import GUARDED, guard_again, spare_compiler
 
 SCRIPT = """
-import sys
+import sys, tempfile
 import numpy as np, torch, segcore
 from segcore.data.transforms import Augmentation
 from segcore.tasks import create_task
@@ -25,11 +25,18 @@ task = create_task("semantic", loss="dice_ce", num_classes=2, mean=[0.5] * 3, st
 for optimizer in ("adamw", "sgd", "rmsprop"):
     for epoch in segcore.fit(task, model, [batch], epochs=1, lr=0.1, optimizer=optimizer):
         epoch.state()
+spec = segcore.PackageSpec(
+    architecture="unet", options={"base_channels": 2}, num_classes=2, classes=("a", "b"),
+    palette=((0, 0, 0), (9, 9, 9)), mean=(0.5,) * 3, std=(0.2,) * 3, input_size=(32, 48),
+    things=(False, False), dataset_name="toy", dataset_digest="d", metrics={}, extra={},
+)
+with tempfile.TemporaryDirectory() as folder:
+    segcore.load_package(segcore.save_package(folder + "/p", model, spec))
 print(sorted({"torch._dynamo", "torchvision", "sympy"} & set(sys.modules)))
 """
 
 
-def test_a_run_imports_neither_compiler_nor_torchvision() -> None:
+def test_a_run_and_its_package_import_neither_compiler_nor_torchvision() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
 

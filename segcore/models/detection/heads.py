@@ -33,7 +33,9 @@ class Pooling:
     strides: Sequence[int]
     aligned: bool
 
-    def __call__(self, features: Sequence[Tensor], rois: Tensor, size: int) -> Tensor:
+    def __call__(
+        self, features: Sequence[Tensor], rois: Tensor, size: int
+    ) -> tuple[Tensor, Tensor]:
         levels = features[: len(self.strides)]
         return pool_from_levels(self.kind, levels, self.strides, rois, size, aligned=self.aligned)
 
@@ -121,16 +123,17 @@ class FPNHeads(nn.Module):
 
     def box(self, features: Sequence[Tensor], rois: Tensor) -> BoxOutputs:
         """Class logits and box codes of RoIs [R, 5]."""
-        x = self.pooling(features, rois, self.box_size).flatten(1)
-        x = F.relu(self.fc7(F.relu(self.fc6(x), inplace=True)), inplace=True)
-        return BoxOutputs(*self.box_predictor(x))
+        x, back = self.pooling(features, rois, self.box_size)
+        x = F.relu(self.fc6(x.flatten(1)), inplace=True)
+        x = F.relu(self.fc7(x), inplace=True)
+        logits, codes = self.box_predictor(x)
+        return BoxOutputs(logits[back], codes[back])
 
     def mask(self, features: Sequence[Tensor], rois: Tensor, shared: Tensor | None) -> Tensor:
         """Mask logits [R, num_classes, 28, 28] of RoIs [R, 5]; nothing is shared with the box."""
-        logits: Tensor = self.mask_predictor(
-            self.mask_head(self.pooling(features, rois, self.mask_size))
-        )
-        return logits
+        x, back = self.pooling(features, rois, self.mask_size)
+        logits: Tensor = self.mask_predictor(self.mask_head(x))
+        return logits[back]
 
 
 def _mask_conv(channels: int, norm: str | None) -> nn.Sequential:
@@ -165,13 +168,17 @@ class C4Heads(nn.Module):
 
     def box(self, features: Sequence[Tensor], rois: Tensor) -> BoxOutputs:
         """Class logits and box codes of RoIs [R, 5], and the stage's maps."""
-        maps: Tensor = self.stage(self.pooling(features, rois, self.box_size))
+        maps: Tensor = self.stage(self._pool(features, rois))
         logits, codes = self.box_predictor(maps.mean(dim=(2, 3)))
         return BoxOutputs(logits, codes, shared=maps)
 
     def mask(self, features: Sequence[Tensor], rois: Tensor, shared: Tensor | None) -> Tensor:
         """Mask logits [R, num_classes, 14, 14] of RoIs [R, 5], from their maps where at hand."""
         if shared is None:
-            shared = self.stage(self.pooling(features, rois, self.box_size))
+            shared = self.stage(self._pool(features, rois))
         logits: Tensor = self.mask_predictor(shared)
         return logits
+
+    def _pool(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
+        pooled, back = self.pooling(features, rois, self.box_size)
+        return pooled[back]

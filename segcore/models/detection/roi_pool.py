@@ -108,16 +108,23 @@ def pool_from_levels(
     size: int,
     *,
     aligned: bool = True,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """`pool_rois` from the level that suits each box.
+
+    The features come level by level. What is computed from those of one RoI is smaller than they
+    are, so it is that which goes back into the order of the RoIs.
 
     Args:
         kind, rois, size, aligned: as `pool_rois`.
         features: [N, C, H, W] of each level, finest first; strides double from one to the next.
         strides: of each level.
+
+    Returns:
+        [R, C, size, size], and the int64 index [R] that brings its rows into the order of the RoIs.
     """
     if len(features) == 1:
-        return pool_rois(kind, features[0], rois, size, 1 / strides[0], aligned=aligned)
+        pooled = pool_rois(kind, features[0], rois, size, 1 / strides[0], aligned=aligned)
+        return pooled, torch.arange(len(rois), device=rois.device)
     level = levels_of(rois[:, 1:], strides)
     order = level.argsort(stable=True)
     counts = torch.bincount(level, minlength=len(strides)).tolist()
@@ -127,4 +134,4 @@ def pool_from_levels(
             features, strides, rois[order].split_with_sizes(counts), strict=True
         )
     ]
-    return torch.cat(parts)[order.argsort()]
+    return torch.cat(parts), order.argsort()
