@@ -61,12 +61,26 @@ def check_options(value: Any, where: str, depth: int = 0) -> None:
         check_options(item, f"{where}.{key}", depth + 1)
 
 
-class _Bounded(TorchFunctionMode):
-    """Count the bytes of the tensors that are created, and refuse to create more than `most`."""
+class Bounded(TorchFunctionMode):
+    """Count the bytes of the tensors that are created, and refuse to create more than `most`.
 
-    CREATE = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
+    Args:
+        most: bytes.
+        weights: the file that is named in the refusal.
+    """
 
-    def __init__(self, most: int, weights: Path) -> None:
+    CREATE = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye)
+    COPY = (
+        torch.Tensor.clone,
+        torch.empty_like,
+        torch.zeros_like,
+        torch.ones_like,
+        torch.full_like,
+        torch.rand_like,
+        torch.randn_like,
+    )
+
+    def __init__(self, most: float, weights: Path) -> None:
         super().__init__()
         self.most, self.weights = most, weights
         self.bytes = 0
@@ -77,10 +91,17 @@ class _Bounded(TorchFunctionMode):
             size = kwargs.get("size", args[0] if args else ())
             shape = args if isinstance(size, int) else size
             dtype = kwargs.get("dtype") or torch.get_default_dtype()
-            self.bytes += math.prod(map(int, shape)) * dtype.itemsize
-            if self.bytes > self.most:
-                raise _unlike(self.weights, self.bytes)
+            if func is torch.eye and len(args) == 1:
+                shape = (*args, *args)
+            self._count(math.prod(map(int, shape)) * dtype.itemsize)
+        elif func in self.COPY:
+            self._count(args[0].numel() * args[0].element_size())
         return func(*args, **kwargs)
+
+    def _count(self, more: int) -> None:
+        self.bytes += more
+        if self.bytes > self.most:
+            raise _unlike(self.weights, self.bytes)
 
 
 def build_bounded(build: Callable[[], nn.Module], weights: Path) -> nn.Module:
@@ -93,16 +114,17 @@ def build_bounded(build: Callable[[], nn.Module], weights: Path) -> nn.Module:
         PackageError: they cannot belong together.
     """
     found = weights.stat().st_size
-    with _Bounded(4 * found + SLACK, weights):
+    most = 4 * found + SLACK
+    with Bounded(most, weights):
         model = build()
     needed = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    if found > 8 * needed + SLACK:
+    if needed > most or found > 8 * needed + SLACK:
         raise _unlike(weights, needed)
     return model
 
 
 def _unlike(weights: Path, needed: int) -> PackageError:
     return PackageError(
-        f"{weights} has {weights.stat().st_size} bytes, the model that is described needs {needed} "
+        f"{weights} has {weights.stat().st_size} bytes, the model that is described has {needed} "
         "or more: copy the package again, or do not trust where it came from"
     )

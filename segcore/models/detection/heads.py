@@ -180,5 +180,5 @@ class C4Heads(nn.Module):
         return logits
 
     def _pool(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
-        pooled, back = self.pooling(features, rois, self.box_size)
-        return pooled[back]
+        pooled, _ = self.pooling(features, rois, self.box_size)  # of one level: in their order
+        return pooled
