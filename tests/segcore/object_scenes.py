@@ -14,7 +14,10 @@ from segcore.data.sample import DatasetInfo, Instance
 from segcore.data.shard_format import PixelCounts, Row, ShardMeta
 from segcore.data.shards import write_shards
 from segcore.inference import rle
+from segcore.tasks.instance import InstancePrediction
 from segcore.tasks.instance.detections import Detections
+from segcore.tasks.instance.predictor import class_indices
+from segcore.tasks.instance.targets import ObjectLabel
 
 CLASSES = ("sky", "disk", "ground", "square")
 THINGS = (False, True, False, True)
@@ -118,3 +121,15 @@ def guess(instances: Sequence[Instance], seed: int) -> Detections:
             masks.append(np.roll(mask, rng.integers(-2, 3, 2), (0, 1)))
             labels.append(int(rng.integers(1, 3)) if rng.random() < 0.2 else 1 + one.category // 2)
     return detections(masks, labels, np.sort(rng.uniform(0.3, 1, len(masks)))[::-1].tolist())
+
+
+def label(seed: int, count: int = 8) -> ObjectLabel:
+    """The objects of a painted image."""
+    _, _, instances = paint(seed, count)
+    return ObjectLabel(tuple(instances), SIZE)
+
+
+def prediction(seed: int, count: int = 8) -> InstancePrediction:
+    """A guess at them."""
+    found = guess(label(seed, count).instances, seed)
+    return InstancePrediction(found, class_indices(found.labels, THINGS))
