@@ -13,13 +13,15 @@ export RAY_USAGE_STATS_ENABLED := 0
 .PHONY: repro submit test test-slow test-cluster lint format type docs ui lock clean help
 
 help:
-	@grep -E '^#  |^# [A-Z]' Makefile | cut -c3-; \
+	@sed -n '1,3s/^# //p' Makefile; \
 	echo "  make ui      MLflow UI over every run"; \
+	echo "  make submit  one stage as a job of a cluster: STAGE=train"; \
 	echo "  make lint    ruff, mypy, import-linter"; \
 	echo "  make format  rewrite the code in its style"; \
 	echo "  make docs    the documentation as a site, in build/site"; \
 	echo "  make lock    resolve requirements.lock again"; \
-	echo "  make test-slow  what is too heavy for make test"; \
+	echo "  make clean   remove .venv, data, outputs and every run"; \
+	echo "  make test-slow     what is too heavy for make test"; \
 	echo "  make test-cluster  two nodes on this machine"
 
 # The lock's own entry for uv is installed by pip, with its hash; uv then installs the rest.
