@@ -1,6 +1,6 @@
 """What Ray costs training: a step beside plain torch, the way to the first report, the readers.
 
-    python benchmarks/scaling.py [--steps 20] [--epochs 5] [--parts steps readers]
+    python benchmarks/scaling.py [--steps 40] [--epochs 5] [--parts steps readers]
 
 `steps`: the planned training of the default data with one and with two workers, a thread each, by
 the stage `train` (Ray Train); and the same model, loss, optimiser and batches in a bare loop, in
@@ -151,7 +151,7 @@ def table(rows: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=20, help="of an epoch")
+    parser.add_argument("--steps", type=int, default=40, help="of an epoch")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--images", type=int, default=2000, help="that all readers read together")
