@@ -197,14 +197,16 @@ def _train(job: Job) -> None:
     import ray.train
     from ray.train import Checkpoint, CheckpointUploadMode
 
-    from segcore.engine.distributed import gather
+    from segcore.engine.distributed import check_group, gather
 
-    rank = ray.train.get_context().get_world_rank()
+    context = ray.train.get_context()
+    rank, size = context.get_world_rank(), context.get_world_size()
     last = True
     with job.state.claim() if rank == 0 else nullcontext():
         gather(None)  # nobody looks for the newest checkpoint while an earlier writer lives
         for epoch in job.worker(job.params, job.shards, job.state.folder, job.state.resume()):
             state, kept, last = epoch.state(), None, epoch.last
+            check_group(size)  # Ray takes it away when a worker has died, at whatever point
             if rank == 0:
                 job.state.keep(epoch, state)
                 if not job.state.mirror.is_remote:  # there it may not have arrived yet

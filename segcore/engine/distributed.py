@@ -12,6 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 BUCKET_ELEMENTS = 8 * 2**20
 
 
+class GroupLostError(RuntimeError):
+    """The process group was destroyed under a run that needs it."""
+
+
 def rank() -> int:
     """Index of this process; 0 where there is no process group."""
     return dist.get_rank() if _grouped() else 0
@@ -20,6 +24,23 @@ def rank() -> int:
 def world_size() -> int:
     """Number of processes; 1 where there is no process group."""
     return dist.get_world_size() if _grouped() else 1
+
+
+def check_group(size: int) -> None:
+    """Refuse what was computed if the process group has changed since it had `size` processes.
+
+    What shuts workers down (Ray's trainer, when one of them died) destroys the group from a thread
+    of its own. The functions of this module then mean this process alone: a step would be taken on
+    this rank's share of the batch as if it were the whole. A group that is there now was there.
+
+    Raises:
+        GroupLostError: it has another number of processes now.
+    """
+    if world_size() != size:
+        raise GroupLostError(
+            f"the process group of {size} processes is gone ({world_size()} left): another process "
+            "ended or the group was destroyed; start all of them again from the newest checkpoint"
+        )
 
 
 def gather(value: Any) -> list[Any]:

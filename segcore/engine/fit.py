@@ -147,6 +147,7 @@ def fit(
         DataError: a loader is empty.
         CheckpointError: `resume` belongs to another run.
         NonFiniteLossError: in training, a loss is NaN or infinite.
+        GroupLostError: in training, the process group was destroyed.
     """
     options = FitOptions(
         epochs=epochs,

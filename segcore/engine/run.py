@@ -12,6 +12,7 @@ from segcore.engine.batches import image_count, open_epoch, take, to_device
 from segcore.engine.distributed import (
     any_rank,
     broadcast_tensors,
+    check_group,
     distribute,
     from_rank_zero,
     gather,
@@ -55,6 +56,7 @@ class Run:
         self.options = options
         self.device = device
         self.ending = ending
+        self.ranks = world_size()
         self.steps_per_epoch = -(-len(train_loader) // options.accumulate)
         self.epoch = self.offset = self.step = 0
         self.elapsed_s = 0.0
@@ -136,6 +138,7 @@ class Run:
         group = [to_device(batch, self.device, channels_last=layout) for batch in group]
         self.last_progress = progress = self.progress()
         self.updater.run(self.wrapped, group, meter=self.meter, progress=progress)
+        check_group(self.ranks)
         self.task.after_step(self.model)
         if self.average is not None:
             self.average.update(self.model, self.step)
@@ -198,6 +201,7 @@ class Run:
         return metrics
 
     def _fields(self, metrics: dict[str, float], *, complete: bool) -> dict[str, Any]:
+        check_group(self.ranks)
         return {
             "number": self.epoch,
             "step": self.step,
@@ -232,6 +236,7 @@ class Run:
             "ranks": gather(own),
             **self.updater.state_dict(),
         }
+        check_group(self.ranks)
         return cast(dict[str, Any], clone(state))
 
     def weights(self) -> dict[str, Tensor]:

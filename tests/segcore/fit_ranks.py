@@ -12,7 +12,7 @@ from fit_toys import Boxes, BoxNet, BoxTask, Tiles, ToyNet, toy_net, toy_task
 from torch.nn.parallel import DistributedDataParallel
 
 import segcore
-from segcore.engine.distributed import distribute
+from segcore.engine.distributed import GroupLostError, distribute
 from segcore.engine.meter import TrainMeter
 from segcore.engine.options import FitOptions
 from segcore.engine.update import Updater
@@ -45,6 +45,12 @@ def _rank(rank: int, world_size: int, folder: str) -> None:
     )
     seen["ended"] = [end["step"] for end in watch(start_tiles(rank, world_size, asks=rank == 1))]
     seen["error"] = told(rank, world_size)
+    seen["lost"] = []
+    for when in ("in a step", "before a state", "before a validation"):
+        seen["lost"].append(lost(rank, world_size, when))
+        dist.init_process_group(
+            "gloo", init_method=f"{store} after {when}", rank=rank, world_size=world_size
+        )
     torch.save(seen, f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()
 
@@ -136,3 +142,29 @@ def told(rank: int, world: int) -> str:
     except SegcoreError as error:
         return str(error)
     return "nothing"
+
+
+class Unjoined(Tiles):
+    """The process group is gone when a batch is asked for."""
+
+    def epoch(self, number: int, start: int = 0) -> Any:
+        for step, batch in enumerate(super().epoch(number, start), start):
+            if step == 1:
+                dist.destroy_process_group()
+            yield batch
+
+
+def lost(rank: int, world: int, when: str) -> str:
+    """What becomes of a run whose process group is destroyed under it, as Ray's trainer does."""
+    kinds = {"in a step": (Unjoined, Tiles), "before a validation": (Tiles, Unjoined)}
+    train, val = kinds.get(when, (Tiles, Tiles))
+    loaders = train(2, rank, world), val(2, rank, world)
+    options: dict[str, Any] = {"epochs": 1, "lr": 0.1, "report_steps": 1, "device": "cpu"}
+    try:
+        for epoch in segcore.fit(toy_task(), toy_net(norm=False), *loaders, **options):
+            if when == "before a state":
+                dist.destroy_process_group()
+            epoch.state()
+    except GroupLostError as error:
+        return str(error)
+    return f"went on to step {epoch.step}"

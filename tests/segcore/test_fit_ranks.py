@@ -61,6 +61,12 @@ def test_all_ranks_end_at_the_step_where_one_is_asked_to(two_ranks: Seen) -> Non
         assert rank["ended"] == [3, 4]
 
 
+def test_no_rank_goes_on_alone_when_the_process_group_is_destroyed(two_ranks: Seen) -> None:
+    for rank in two_ranks:
+        for said in rank["lost"]:
+            assert said.startswith("the process group of 2 processes is gone (1 left)"), said
+
+
 def test_state_of_two_ranks_resumes_in_one_process(two_ranks: Seen) -> None:
     state = two_ranks[0]["tiles"][1]["state"]
     alone = fit_ranks.watch(fit_ranks.start_tiles(0, 1, state))[-1]

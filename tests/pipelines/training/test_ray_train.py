@@ -1,5 +1,6 @@
 """Real Ray workers: a killed one changes nothing, two see what one sees, none outlives the run."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -81,6 +82,29 @@ def test_a_killed_worker_changes_nothing_and_two_workers_see_what_one_sees(
         for key in METRICS:
             assert metrics[key] == pytest.approx(expected[key], rel=2e-3, abs=2e-3), key
     assert not workers()
+
+
+def test_a_worker_whose_group_is_gone_takes_no_step_alone(workspace, tmp_path: Path) -> None:
+    """Ray destroys the process group of a survivor while it trains, then stops the process."""
+    two = workspace.write(**{"cluster.num_workers": 2, "train.epochs": 3, **EXACT})
+    undisturbed, _ = fit(two, workspace.shards, tmp_path / "undisturbed")
+
+    def worker(params: Params, shards: Path, folder: Path, resume: Any) -> Iterator[Any]:
+        import torch.distributed as dist
+
+        for epoch in train.train_worker(params, shards, folder, resume):
+            yield epoch
+            if resume is None and epoch.step == 6:
+                if dist.get_rank() == 1:
+                    time.sleep(3)
+                    os._exit(1)
+                dist.destroy_process_group()
+                (folder / "gone").touch()
+
+    state = RunState(tmp_path / "killed", metric="val/miou", mode="max")
+    recovered = ray_train.run(worker, two, workspace.shards, state=state)
+    assert (tmp_path / "killed" / "gone").exists()
+    assert same(recovered.weights, undisturbed.weights)
 
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
