@@ -4,7 +4,8 @@
 
 The pictures are rendered streets of 480 x 360, a few that differ, linked under other names. A job
 is a process of its own; every half second its resident memory and that of all its descendants is
-looked at. Rows stand in benchmarks/results/predict_many.{json,md}.
+looked at. "net" is the network alone, on one picture over and over. Rows stand in
+benchmarks/results/predict_many.{json,md}.
 """
 
 import argparse
@@ -19,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from predict import MEAN, SCENES, STD, save_pictures
+from predict import MEAN, SCENES, STD, network, save_pictures
 
 import segcore
 from segcore.datasets.streets.scene import CLASSES, PALETTE
+from segcore.machine import choose_precision, describe_machine
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -80,6 +82,15 @@ def run(way: str, pictures: Path, package: Path, work: Path) -> dict[str, float]
     return {"seconds": time.perf_counter() - start, "driver_mb": driver, "worker_mb": worker}
 
 
+def run_net(pictures: Path, package: Path) -> dict[str, float]:
+    """The network alone, in the precision that predict takes, for as many pictures."""
+    precision = choose_precision("auto", describe_machine())
+    start = time.perf_counter()
+    network(pictures, pictures, package=package, precision=precision, batch_size=1)
+    own, _ = resident(psutil.Process())
+    return {"seconds": time.perf_counter() - start, "driver_mb": own, "worker_mb": 0.0}
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| way | model | pictures | images/s | driver, MB | largest worker, MB |"]
     lines += ["|---" * 6 + "|"]
@@ -95,7 +106,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--counts", type=int, nargs="+", default=[2000, 20000])
-    parser.add_argument("--ways", nargs="+", default=["process", "ray"], choices=["process", "ray"])
+    ways = ["net", "process", "ray"]
+    parser.add_argument("--ways", nargs="+", default=ways, choices=ways)
     parser.add_argument("--model", default="enet")
     given = parser.parse_args()
     file = RESULTS / "predict_many.json"
@@ -105,7 +117,12 @@ def main() -> None:
                 work = Path(folder)
                 make_pictures(work / "pictures", count)
                 package = make_package(work / "package", given.model)
-                found = run(way, work / "pictures", package, work)
+                pictures = work / "pictures"
+                found = (
+                    run_net(pictures, package)
+                    if way == "net"
+                    else run(way, pictures, package, work)
+                )
             about = {"way": way, "model": given.model, "pictures": count}
             about |= {"cores": len(os.sched_getaffinity(0)), "machine": platform.machine()}
             rows = json.loads(file.read_text()) if file.is_file() else []

@@ -1,11 +1,12 @@
 """Stage predict: masks of a folder of images, or of the test split, by the champion."""
 
+import os
 from pathlib import Path
 
 from pipelines import stage
 from pipelines.cluster.submit import here_or_there
 from pipelines.params import Params
-from pipelines.storage import absolute
+from pipelines.storage import absolute, root
 
 SHARDS = Path("data/shards")
 PACKAGE = Path("outputs/candidate")
@@ -26,6 +27,7 @@ def test_split(params: Params) -> str:
 
 def main() -> int:
     params = Params.load()
+    os.chdir(root())  # paths of images start from it, and a submitted job from elsewhere
     from pipelines.prediction.run import predict  # after the params: it imports torch
     from pipelines.tracking.registry import CHAMPION, model_name
     from segcore.package import read_spec

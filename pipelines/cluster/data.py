@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipelines.cluster.session import Resources, connect
+from pipelines.cluster.session import Resources, check_room, connect
 from pipelines.cluster.shared import check_shared
 from pipelines.errors import ClusterError
 from pipelines.params import ClusterParams
@@ -37,10 +37,13 @@ def map_batches(
         The workers' results, batch after batch as they finish: in no fixed order.
 
     Raises:
-        ClusterError: no cluster answers at the address, or an actor fails for good.
+        ClusterError: no cluster answers at the address, no node has room for an actor, or one fails
+            for good.
     """
     with connect(cluster) as resources:
         check_shared(shared)
+        if not resources.gpus:
+            check_room(1, cluster, resources)
         from ray.exceptions import RayError
 
         logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -74,7 +77,7 @@ def _results(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     gpus = resources.gpus
-    most = gpus or max(1, resources.cpus // cluster.cpus_per_worker)
+    most = gpus or max(1, resources.room(cluster.cpus_per_worker))
 
     class Actor:
         """Holds one worker; pickled items in, pickled results out."""

@@ -26,8 +26,9 @@ def check(params: Params, resources: Resources, *, here: bool) -> None:
     each = settings.workers * (params.cluster.cpus_per_worker if is_group else 1)
     waiting = 1 if is_group and not here else 0
     needed = settings.concurrent * each + waiting
-    if needed > resources.cpus:
-        fits = max(1, (resources.cpus - waiting) // each)
+    room = resources.room(each // settings.workers)
+    if needed > resources.cpus or processes > room:
+        fits = max(1, min((resources.cpus - waiting) // each, room // settings.workers))
         raise ClusterError(
             f"tune.concurrent {settings.concurrent} trials of tune.workers {settings.workers} need "
             f"{needed} CPUs, {resources.cpus} are there: set tune.concurrent to {fits} "
@@ -61,8 +62,16 @@ def share(params: Params, resources: Resources, *, here: bool) -> dict[str, floa
     settings = params.tune
     if settings.workers > 1:
         return {"CPU": OUTER_CPU}
-    cpus = 1 if here else resources.cpus // settings.concurrent
+    cpus = 1 if here else _equal_share(resources, settings.concurrent)
     if not resources.gpus:
         return {"CPU": cpus, "GPU": 0.0}
     each = 1.0 / math.ceil(settings.concurrent / resources.gpus)  # no trial lies on two GPUs
     return {"CPU": cpus, "GPU": settings.gpus or each}
+
+
+def _equal_share(resources: Resources, concurrent: int) -> int:
+    """The most processors that each of so many trials can have; those of one are on one node."""
+    most = resources.cpus // concurrent
+    return max(
+        (cpus for cpus in range(1, most + 1) if resources.room(cpus) >= concurrent), default=1
+    )

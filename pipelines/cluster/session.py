@@ -42,10 +42,21 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Resources:
-    """What a cluster has in all."""
+    """What a cluster has in all.
+
+    Args:
+        cpus: processors.
+        gpus: accelerators.
+        nodes: processors of each node; () for one node, which has them all.
+    """
 
     cpus: int
     gpus: int
+    nodes: tuple[int, ...] = ()
+
+    def room(self, cpus: int) -> int:
+        """Processes of so many processors that fit: the processors of one are on one node."""
+        return sum(node // cpus for node in self.nodes or (self.cpus,))
 
 
 def address(cluster: ClusterParams) -> str:
@@ -93,7 +104,9 @@ def connect(cluster: ClusterParams, *, slots: int | None = None) -> Iterator[Res
             watch.begin(ray.get_runtime_context().gcs_address)
             check_shared({"cluster.storage": storage_of(cluster)})
             total = ray.cluster_resources()
-            found = Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
+            alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            nodes = tuple(int(node.get("CPU", 0)) for node in alive)
+            found = Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)), nodes)
             yield local_resources() if slots and where == "local" else found
         finally:
             if not watch.lost:
@@ -187,13 +200,19 @@ def check_room(workers: int, cluster: ClusterParams, resources: Resources) -> No
     Raises:
         ClusterError: names what is asked for and what is there.
     """
-    cpus = workers * cluster.cpus_per_worker
-    if cpus > resources.cpus:
-        fits = max(1, resources.cpus // cluster.cpus_per_worker)
+    each = cluster.cpus_per_worker
+    fits = resources.room(each)
+    if workers > fits:
+        there = f"{resources.cpus} are there"
+        if len(resources.nodes) > 1:
+            there += (
+                f" ({' + '.join(map(str, resources.nodes))}, and those of a worker on one node)"
+            )
         raise ClusterError(
-            f"cluster.num_workers {workers} with cluster.cpus_per_worker "
-            f"{cluster.cpus_per_worker} need {cpus} CPUs, {resources.cpus} are there: set "
-            f"cluster.num_workers to {fits} or auto, or add nodes (cluster.address)"
+            f"cluster.num_workers {workers} with cluster.cpus_per_worker {each} need "
+            f"{workers * each} CPUs, {there}: set cluster.num_workers to {max(1, fits)} or auto"
+            + ("" if fits else ", cluster.cpus_per_worker to less")
+            + ", or add nodes (cluster.address)"
         )
     if 0 < resources.gpus < workers:
         raise ClusterError(

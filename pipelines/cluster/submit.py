@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 import os
 import sys
 import time
@@ -26,6 +27,7 @@ ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
 DONE = {0, 3}  # 3: some inputs of a prediction failed, the others are there
 TOKEN = "ray_token"
 KEY = "segcore"
+QUIET = ("ray.dashboard.modules", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env")
 
 
 def here_or_there(stage: str, main: Callable[[], int | None]) -> Callable[[], int | None]:
@@ -87,6 +89,9 @@ def _client(address: str, params: Params) -> Any:
     if "RAY_AUTH_MODE" not in os.environ and token.is_file():
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     from ray.job_submission import JobSubmissionClient
+
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)  # every file that does not travel
 
     try:
         return JobSubmissionClient(address)

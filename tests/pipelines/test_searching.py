@@ -351,6 +351,26 @@ def test_trials_share_gpus(settings: dict[str, Any], resources: Resources, expec
 
 
 @pytest.mark.parametrize(
+    ("concurrent", "nodes", "expected"),
+    [(1, (1, 1), 1), (1, (4, 2), 4), (2, (4, 2), 2), (3, (4, 4), 2), (2, (3, 1), 1), (2, (), 4)],
+)
+def test_processors_of_a_trial_are_on_one_node(
+    concurrent: int, nodes: tuple[int, ...], expected: int
+) -> None:
+    found = Resources(sum(nodes) or 8, 0, nodes)
+    share = places.share(params(**{"tune.concurrent": concurrent}), found, here=False)
+    assert share["CPU"] == expected
+    places.check(params(**{"tune.concurrent": concurrent}), found, here=False)
+
+
+def test_groups_of_workers_that_no_node_has_room_for_are_refused() -> None:
+    wide = params(**{"tune.concurrent": 1, "tune.workers": 2, "cluster.cpus_per_worker": 3})
+    places.check(wide, Resources(8, 0, (4, 4)), here=False)
+    with pytest.raises(ClusterError, match=r"need 7 CPUs, 8 are there"):
+        places.check(wide, Resources(8, 0, (4, 2, 2)), here=False)
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"tune.concurrent": 9}, "set tune.concurrent to 8"),

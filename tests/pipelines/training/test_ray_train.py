@@ -171,6 +171,17 @@ def test_more_workers_than_gpus_are_refused(workspace) -> None:
         session.check_room(2, settings, session.Resources(cpus=8, gpus=1))
 
 
+def test_a_worker_is_on_one_node(workspace) -> None:
+    settings = workspace.write(**{"cluster.cpus_per_worker": 2}).cluster
+    session.check_room(2, settings, session.Resources(cpus=5, gpus=0, nodes=(3, 2)))
+    with pytest.raises(
+        ClusterError, match=r"4 are there \(3 \+ 1, .*set cluster.num_workers to 1 "
+    ):
+        session.check_room(2, settings, session.Resources(cpus=4, gpus=0, nodes=(3, 1)))
+    with pytest.raises(ClusterError, match=r"cluster.cpus_per_worker to less"):
+        session.check_room(1, settings, session.Resources(cpus=2, gpus=0, nodes=(1, 1)))
+
+
 def test_lean_trainer_is_for_the_ray_that_is_installed() -> None:
     from pipelines.cluster.lean import LeanTrainer, trainer_class
 
