@@ -23,7 +23,7 @@ from pipelines.prediction.inputs import find_inputs
 from pipelines.prediction.job import Job, make_job
 from pipelines.prediction.located import exported, locate
 from pipelines.prediction.manifest import TORCH, Row
-from pipelines.prediction.worker import Worker
+from pipelines.prediction.worker import Worker, choose_streams
 from pipelines.progress import progress
 from pipelines.storage import scratch
 from segcore.data.address import is_remote
@@ -216,7 +216,10 @@ def _results(params: Params, job: Job, index: Index) -> Iterator[Row]:
             index.work(), make_worker, batch_size=size, cluster=params.cluster, shared=folders
         )
         return
-    yield from Worker(job, best_device()).stream(index.work())
+    device = best_device()
+    streams = choose_streams(job, device)
+    job = replace(job, memory_share=1.0 / streams)
+    yield from Worker(job, device, streams=streams).stream(index.work())
 
 
 def _made(job: Job, index: Index) -> Iterator[Row]:

@@ -1,17 +1,21 @@
 """Images in, files and manifest rows out: the same code in process and in every actor.
 
 Files are read and decoded, and results encoded and written, in threads beside the model; each
-queue is bounded, and a large image is decoded only when its turn has come.
+queue is bounded, and a large image is decoded only when its turn has come. On processors several
+images may run at once, each on a part of the cores: one image leaves some of them idle.
 """
 
 import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from threading import Lock
+
+import torch
 
 from pipelines.prediction import manifest, png_facts
 from pipelines.prediction.files import encode, save
@@ -26,6 +30,7 @@ from segcore.tasks.predictors import AnyPrediction, AnyPredictor
 
 READERS = 2
 WRITERS = 2
+MAX_STREAMS = 4
 LARGE_MEGAPIXELS = 16.0  # above, an image is held alone: neither read ahead nor written behind
 
 Work = tuple[Input, Row | None]
@@ -53,11 +58,18 @@ class Task:
 
 
 class Worker:
-    """Predicts inputs; loads the model at the first that needs it."""
+    """Predicts inputs; loads the model at the first that needs it.
 
-    def __init__(self, job: Job, device: str = "cpu") -> None:
+    Args:
+        job: what is predicted.
+        device: where the model runs.
+        streams: images that run at once, each as a batch of its own; see `choose_streams`.
+    """
+
+    def __init__(self, job: Job, device: str = "cpu", *, streams: int = 1) -> None:
         self._job = job
         self._device = device
+        self._streams = streams
         self._predictor: AnyPredictor | None = None
         self._journal: Journal | None = None
         self._opening = Lock()
@@ -76,19 +88,26 @@ class Worker:
         Raises:
             PackageError: the model cannot be loaded.
         """
-        ahead = 2 * self._job.batch_size + READERS
+        ahead = 2 * max(self._job.batch_size, self._streams) + READERS
         rows: deque[Future[Row]] = deque()
         readers, writers = ThreadPoolExecutor(READERS), ThreadPoolExecutor(WRITERS)
-        try:
-            for tasks in self._batches(_ahead(readers, self._read, items, ahead)):
-                rows.extend(self._predict(tasks, writers))
-                while rows and (len(rows) > ahead or rows[0].done()):
+        with _shared_cores(self._streams) as runners:
+            try:
+                for tasks in self._batches(_ahead(readers, self._read, items, ahead)):
+                    if runners is None or tasks[0].data is not None:
+                        if runners is not None:
+                            wait(rows)  # a large image runs alone
+                        rows.extend(self._predict(tasks, writers))
+                    else:
+                        rows.extend(self._start(task, runners) for task in tasks)
+                    while rows and (len(rows) > ahead or rows[0].done()):
+                        yield rows.popleft().result()
+                while rows:
                     yield rows.popleft().result()
-            while rows:
-                yield rows.popleft().result()
-        finally:
-            readers.shutdown(cancel_futures=True)
-            writers.shutdown(cancel_futures=True)
+            finally:
+                for pool in (readers, writers, runners):
+                    if pool is not None:
+                        pool.shutdown(cancel_futures=True)
 
     def _batches(self, tasks: Iterable[Task]) -> Iterator[list[Task]]:
         """Tasks up to a full batch of images; a large image is a batch of its own."""
@@ -137,10 +156,25 @@ class Worker:
             and self._job.is_whole(item, known)
         )
 
+    def _start(self, task: Task, runners: ThreadPoolExecutor) -> Future[Row]:
+        """Run the model over one image, and write what it makes of it, in one of the threads."""
+        if task.is_final:
+            return _done(task.row)
+        self._load()
+        return runners.submit(self._finish, task)
+
+    def _finish(self, task: Task) -> Row:
+        (result,) = self._run([task])
+        return result if isinstance(result, Row) else self._write(task, *result)
+
+    def _load(self) -> None:
+        if self._predictor is None:
+            self._predictor = self._job.load(self._device)
+
     def _predict(self, tasks: Sequence[Task], writers: ThreadPoolExecutor) -> list[Future[Row]]:
         """Run the model over the images of a batch, and hand over what is to be written."""
-        if self._predictor is None and not all(task.is_final for task in tasks):
-            self._predictor = self._job.load(self._device)
+        if not all(task.is_final for task in tasks):
+            self._load()
         large = [task for task in tasks if task.data is not None]
         for task in large:
             self._decode_large(task)
@@ -218,6 +252,27 @@ class Worker:
             if self._journal is None:
                 self._journal = Journal(self._job.out, self._job.kind.row_columns)
         self._journal.append(manifest.record(row, {}))
+
+
+def choose_streams(job: Job, device: str) -> int:
+    """Images that run at once: several where the job's batch of one leaves cores idle."""
+    if device != "cpu" or job.batch_size > 1 or job.exported is not None:
+        return 1
+    return min(MAX_STREAMS, torch.get_num_threads())
+
+
+@contextmanager
+def _shared_cores(streams: int) -> Iterator[ThreadPoolExecutor | None]:
+    """Threads that have an equal part of torch's cores each; None for one stream."""
+    if streams == 1:
+        yield None
+        return
+    cores = torch.get_num_threads()
+    part = max(1, cores // streams)
+    try:
+        yield ThreadPoolExecutor(streams, initializer=torch.set_num_threads, initargs=(part,))
+    finally:
+        torch.set_num_threads(cores)
 
 
 def _ahead(

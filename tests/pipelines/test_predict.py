@@ -10,6 +10,7 @@ import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from pipelines.mirror import Mirror
@@ -322,6 +323,33 @@ def test_the_queues_are_bounded(
         done.append(row)
 
 
+@pytest.mark.parametrize("streams", [2, 3])
+def test_images_that_run_at_once_become_what_they_become_one_by_one(
+    project: Params,
+    images: Path,
+    good_package: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    streams: int,
+) -> None:
+    for index in range(12):
+        size = (64 + 8 * (index % 3), 48)
+        Image.new("RGB", size, (index * 20, 60, 60)).save(images / f"more{index:02}.png")
+    (images / "text.png").write_text("no image")
+    monkeypatch.setattr("pipelines.prediction.worker.LARGE_MEGAPIXELS", 0.0035)
+    items = [(item, None) for item in find_inputs("images")]
+    found = []
+    for count in (1, streams):
+        job = make_job(project, package=good_package, version="", out=Mirror(OUT), overlays=True)
+        threads = torch.get_num_threads()
+        rows = list(Worker(job, streams=count).stream(items))
+        assert torch.get_num_threads() == threads
+        found.append(([{**vars(row), "seconds": 0} for row in rows], contents(2 * 17)))
+        os.rename(OUT, f"out-{count}")
+    assert [row["path"] for row in found[0][0]] == [item.path for item, _ in items]
+    assert {row["status"] for row in found[0][0]} == {"ok", "error"}
+    assert found[0] == found[1]
+
+
 @pytest.mark.ray
 def test_ray_data_gives_the_same_results(project: Params, images: Path, good_package: Path) -> None:
     (images / "text.png").write_text("no image")
@@ -337,12 +365,12 @@ def test_ray_data_gives_the_same_results(project: Params, images: Path, good_pac
         assert {**vars(row), "seconds": 0} == {**vars(rows[path]), "seconds": 0}
 
 
-def contents() -> dict[str, bytes]:
+def contents(count: int = 12) -> dict[str, bytes]:
     files = {
         str(path.relative_to(OUT)): path.read_bytes()
         for path in OUT.rglob("*")
         if path.suffix in (".png", ".jpg")
     }
-    assert len(files) == 12
+    assert len(files) == count
     assert all(Image.open(io.BytesIO(data)).size for data in files.values())
     return files
