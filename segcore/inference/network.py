@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segcore.errors import OptionError, SegcoreError
+from segcore.inference.folding import fold_batch_norms
 from segcore.inference.memory import PROBE, SURE_BYTES, bytes_per_pixel
 from segcore.inference.spec import PackageSpec
 
@@ -41,7 +42,7 @@ class Network:
     """A semantic model in eval mode, with normalisation, padding and autocast around it.
 
     Args:
-        model: itself at fp32; a copy with cast weights otherwise.
+        model: itself at fp32; otherwise a copy with cast weights, and batch norms folded into them.
         spec: mean, std and the size that images had in training.
         device: where it runs.
         precision: "fp32", "bf16" or "fp16", of the layers that autocast knows.
@@ -60,7 +61,9 @@ class Network:
         self.dtype = PRECISIONS[precision]
         # Measured at half the time or less on CPUs; tensor cores want it as well.
         self.channels_last = device.type == "cpu" or self.dtype is not None
-        self.model = (model if self.dtype is None else _cast(model, self.dtype)).to(device).eval()
+        if self.dtype is not None:
+            model = self._lowered(model, spec, self.dtype)
+        self.model = model.to(device).eval()
         if self.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         scale = torch.tensor([spec.mean, spec.std], device=device) * 255.0
@@ -83,6 +86,20 @@ class Network:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             scores: Tensor = self.model(x)["out"]
         return scores[..., :height, :width].float()
+
+    def _lowered(self, model: nn.Module, spec: PackageSpec, dtype: torch.dtype) -> nn.Module:
+        """A copy of a model for a lower precision."""
+        model = copy.deepcopy(model).eval()
+        self._fold(model, spec)
+        for module in model.modules():
+            if type(module) in _CAST:
+                module.to(dtype)
+        return model
+
+    def _fold(self, model: nn.Module, spec: PackageSpec) -> None:
+        x = torch.randn(1, len(spec.mean), PROBE, PROBE, generator=torch.Generator().manual_seed(0))
+        weights = next(model.parameters(), x)
+        fold_batch_norms(model, x.to(weights.device))
 
     def bytes_per_pixel(self) -> float:
         """Memory that a pass takes, by pixel of its input: measured on a small one."""
@@ -122,11 +139,3 @@ def fill_up(x: Tensor) -> Tensor:
     if right or bottom:
         x = functional.pad(x, (0, right, 0, bottom), mode="replicate")
     return x
-
-
-def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    model = copy.deepcopy(model)
-    for module in model.modules():
-        if type(module) in _CAST:
-            module.to(dtype)
-    return model

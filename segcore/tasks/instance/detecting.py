@@ -49,6 +49,9 @@ class DetectionNetwork(Network):
         pairs = zip(self.forward_list(inputs), sizes, strict=True)
         return [_cropped(output, size) for output, size in pairs]
 
+    def _fold(self, model: nn.Module, spec: PackageSpec) -> None:
+        """Its batch norms stay: detections are no scores that could be compared."""
+
     def forward_list(self, inputs: Sequence[Tensor]) -> list[Output]:
         """Outputs of normalised images [C, H, W]."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
