@@ -1,7 +1,7 @@
 """Batch norms taken into the convolutions before them: one pass the fewer over each feature map."""
 
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -89,13 +89,11 @@ def _observe(model: nn.Module, x: Tensor) -> tuple[list[Pair], Tensor]:
 
 
 def _fold(conv: Convolution, norm: nn.BatchNorm2d) -> None:
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
     conv.weight, conv.bias = fuse_conv_bn_weights(
         conv.weight,
         conv.bias,
-        norm.running_mean,
-        norm.running_var,
+        cast(Tensor, norm.running_mean),
+        cast(Tensor, norm.running_var),
         norm.eps,
         norm.weight,
         norm.bias,
