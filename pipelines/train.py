@@ -94,7 +94,7 @@ def fit_dataset(
     run = Mirror.of(params.cluster.storage, folder)
     loader = ProgressLoader(train, run) if rank() == 0 else train
     judge = None if params.train.refit else val
-    options = params.train.fit_options()
+    options = {**params.train.fit_options(), "shard": params.cluster.shard}
     yield from segcore.fit(task, model, loader, judge, **options, resume=resume, ending=Asked(run))
 
 

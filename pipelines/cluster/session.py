@@ -214,6 +214,11 @@ def check_room(workers: int, cluster: ClusterParams, resources: Resources) -> No
             + ("" if fits else ", cluster.cpus_per_worker to less")
             + ", or add nodes (cluster.address)"
         )
+    if cluster.backend == "nccl" and not resources.gpus:
+        raise ClusterError(
+            "cluster.backend is nccl, and there are no GPUs: set it to auto or gloo, or add nodes "
+            "with GPUs (cluster.address)"
+        )
     if 0 < resources.gpus < workers:
         raise ClusterError(
             f"cluster.num_workers {workers} need {workers} GPUs, {resources.gpus} are there: set "

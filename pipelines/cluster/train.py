@@ -154,7 +154,9 @@ def _trainer(job: Job, sizes: tuple[int, ...], *, use_gpu: bool) -> Any:
     trainer = trainer_class()(
         _work,
         train_loop_config={"job": job},
-        torch_config=NodeTorchConfig(),
+        torch_config=NodeTorchConfig(
+            backend=None if settings.backend == "auto" else settings.backend
+        ),
         scaling_config=ScalingConfig(
             num_workers=sizes[0] if len(sizes) == 1 else (sizes[0], sizes[-1]),
             use_gpu=use_gpu,

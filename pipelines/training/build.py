@@ -116,8 +116,30 @@ def check(params: Params, dataset: Any, *, workers: int = 1) -> None:
     if cache == "disk":
         cache = "none"  # written by the first worker; here it would take minutes
     build_loaders(params, dataset, cache=cache, world_size=workers)
-    build_model(params, dataset)
-    build_task(params, dataset)
+    model, task = build_model(params, dataset), build_task(params, dataset)
+    if params.cluster.shard:
+        _check_shard(params, task, model)
+
+
+def _check_shard(params: Params, task: Any, model: Any) -> None:
+    """Refuse a training that cannot be cut into parts.
+
+    Raises:
+        OptionError: says why.
+    """
+    from segcore.engine.sharding import check_shardable
+
+    if params.train.log_gradients:
+        raise OptionError(
+            "train.log_gradients looks at whole gradients, cluster.shard cuts them into parts: set "
+            "one of them to false"
+        )
+    check_shardable(
+        steps=len(task.steps()),
+        average=params.train.ema_decay is not None,
+        judged=task.judged(model) is not model,
+        precision=params.train.precision,
+    )
 
 
 def check_size(params: Params, dataset: Any) -> None:

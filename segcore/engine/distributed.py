@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from segcore.engine.sharding import is_sharded, shard
+
 BUCKET_ELEMENTS = 8 * 2**20
 
 
@@ -104,6 +106,16 @@ def place_model(model: nn.Module, device: torch.device, *, channels_last: bool) 
     return model
 
 
+def cut(model: nn.Module, device: torch.device) -> None:
+    """Make the weights of all ranks equal to rank 0's, and leave each its part. A collective call.
+
+    FSDP then puts weights together and averages gradients layer by layer.
+    """
+    if world_size() > 1:
+        broadcast_tensors([*model.parameters(), *model.buffers()])
+        shard(model, device, world_size())
+
+
 def distribute(model: nn.Module, device: torch.device, *, whole: bool) -> nn.Module:
     """Make the weights of all ranks equal to rank 0's. A collective call.
 
@@ -119,6 +131,8 @@ def distribute(model: nn.Module, device: torch.device, *, whole: bool) -> nn.Mod
     """
     if world_size() == 1:
         return model
+    if is_sharded(model):
+        return model
     if whole and device.type == "cuda":
         return DistributedDataParallel(model, device_ids=[device.index])
     broadcast_tensors([*model.parameters(), *model.buffers()])
@@ -127,7 +141,7 @@ def distribute(model: nn.Module, device: torch.device, *, whole: bool) -> nn.Mod
 
 def averages(model: nn.Module) -> bool:
     """Whether the backward pass of a model, compiled or not, averages gradients by itself."""
-    return isinstance(inner(model), DistributedDataParallel)
+    return isinstance(inner(model), DistributedDataParallel) or is_sharded(inner(model))
 
 
 def inner(model: nn.Module) -> nn.Module:

@@ -12,6 +12,7 @@ from segcore.engine.distributed import default_device, gather
 from segcore.engine.gradients import GradientHistogram, gradient_histograms
 from segcore.engine.options import FitOptions, check_steps
 from segcore.engine.run import Run
+from segcore.engine.sharding import is_sharded
 from segcore.engine.state import check_resume
 from segcore.errors import CheckpointError, DataError, OptionError
 from segcore.tasks.base import Task
@@ -54,6 +55,8 @@ class Epoch:
     def weights(self) -> dict[str, Tensor]:
         """The weights that were validated, on the CPU: the average's if there is one.
 
+        With `shard`, a collective call within an epoch; at its end any rank may make it.
+
         Raises:
             CheckpointError: the run has gone on since this report.
         """
@@ -68,8 +71,11 @@ class Epoch:
 
         Raises:
             CheckpointError: the run has gone on since this report.
+            OptionError: each rank has a part of them (`shard`).
         """
         self._check_current("gradients")
+        if is_sharded(self._run.model):
+            raise OptionError("gradients are cut into parts by shard: train without one of them")
         return gradient_histograms(self._run.model)
 
     def _check_current(self, what: str) -> None:
@@ -103,6 +109,7 @@ def fit(
     report_steps: int | None = None,
     device: torch.device | str | None = None,
     seed: int = 0,
+    shard: bool = False,
     resume: Mapping[str, Any] | None = None,
     ending: Callable[[], bool] | None = None,
 ) -> Iterator[Epoch]:
@@ -135,6 +142,9 @@ def fit(
         report_steps: also report every so many steps.
         device: None: the accelerator if there is one.
         seed: of everything random.
+        shard: FSDP2 in place of DDP: each rank keeps a part of the weights, gradients and the
+            optimiser's state, and layers are put together for their own pass. What is stored is
+            whole: a run may go on with or without it.
         resume: what `Epoch.state()` gave.
         ending: asked after steps; where it says yes on any rank, all report the same step, from
             which `resume` goes on, and the generator ends. All ranks give one, or none does.
@@ -166,6 +176,7 @@ def fit(
         max_minutes=max_minutes,
         report_steps=report_steps,
         seed=seed,
+        shard=shard,
     )
     place = _device(device)
     check_steps(task.steps())

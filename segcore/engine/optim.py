@@ -112,4 +112,6 @@ def create_optimizer(
 
 
 def _fusable(parameter: nn.Parameter) -> bool:
+    if hasattr(parameter, "full_tensor"):  # a part of one, for which torch has no fused SGD
+        return False
     return parameter.device.type in ("cpu", "cuda") and torch.is_floating_point(parameter)

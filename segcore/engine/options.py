@@ -42,6 +42,7 @@ class FitOptions:
     max_minutes: float | None
     report_steps: int | None
     seed: int
+    shard: bool = False
 
     def __post_init__(self) -> None:
         for kind, name, known in (

@@ -13,6 +13,7 @@ from segcore.engine.distributed import (
     any_rank,
     broadcast_tensors,
     check_group,
+    cut,
     distribute,
     from_rank_zero,
     gather,
@@ -22,6 +23,7 @@ from segcore.engine.distributed import (
 )
 from segcore.engine.meter import TrainMeter, merged, shared
 from segcore.engine.options import FitOptions
+from segcore.engine.sharding import check_shardable, is_sharded
 from segcore.engine.state import VERSION, clone, load_model
 from segcore.engine.update import Updater
 from segcore.engine.validate import validate
@@ -62,6 +64,7 @@ class Run:
         self.elapsed_s = 0.0
         self.meter = TrainMeter(device)
         self.last_progress = 0.0
+        self.gathered: dict[str, Tensor] = {}  # whole weights of a sharded model, at epochs' ends
 
     def start(self, resume: Mapping[str, Any] | None) -> None:
         """Place the model, build what trains it, and take up a stored state."""
@@ -69,8 +72,18 @@ class Run:
             torch.cuda.set_device(self.device)
         rng.seed_everything(self.options.seed, rank())
         layout = self.options.channels_last
-        self.model = place_model(self.model, self.device, channels_last=layout)
+        cutting = self.options.shard and self.ranks > 1
+        # FSDP cuts dense weights only.
+        self.model = place_model(self.model, self.device, channels_last=layout and not cutting)
         steps = self.task.steps()
+        if cutting:
+            check_shardable(
+                steps=len(steps),
+                average=self.options.ema_decay is not None,
+                judged=self.task.judged(self.model) is not self.model,
+                precision=self.options.precision,
+            )
+            cut(self.model, self.device)
         self.updater = Updater(steps, self.model, device=self.device, options=self.options)
         self.wrapped = distribute(self.model, self.device, whole=len(steps) == 1)
         decay = self.options.ema_decay
@@ -159,6 +172,7 @@ class Run:
 
     def _report(self) -> dict[str, Any]:
         """A report within an epoch."""
+        self.gathered = {}
         self._synchronise()
         if self.options.max_minutes is None:
             self._read_clock()
@@ -178,6 +192,8 @@ class Run:
                 channels_last=self.options.channels_last,
             )
             metrics |= {f"val/{name}": value for name, value in figures.items()}
+        if is_sharded(self.model):  # only here do all ranks take part
+            self.gathered = clone(dict(self.model.state_dict()))
         number = self.epoch + 1
         if self.offset == self.steps_per_epoch:
             self.epoch, self.offset = number, 0
@@ -241,7 +257,8 @@ class Run:
 
     def weights(self) -> dict[str, Tensor]:
         """What `Epoch.weights` returns."""
-        weights = clone(dict(self._judged().state_dict()))
+        judged = self._judged()
+        weights = clone(self.gathered or dict(judged.state_dict()))
         return {name: value.contiguous() for name, value in weights.items()}
 
     def _judged(self) -> nn.Module:

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from segcore.engine.options import FitOptions
+from segcore.engine.sharding import part_of, whole
 from segcore.errors import CheckpointError
 
 VERSION = 1
@@ -28,9 +29,12 @@ _KEYS = {
 
 
 def clone(value: Any) -> Any:
-    """A nest of mappings, lists and tuples with every tensor copied to the CPU."""
+    """A nest of mappings, lists and tuples with every tensor copied to the CPU, whole.
+
+    A collective call where a tensor is one rank's part (`segcore.engine.sharding`).
+    """
     if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
+        return whole(value.detach()).to("cpu", copy=True)
     if isinstance(value, Mapping):
         return {key: clone(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -69,7 +73,10 @@ def load_model(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         CheckpointError: names or shapes differ.
     """
     try:
-        model.load_state_dict(dict(weights))
+        now = model.state_dict()
+        model.load_state_dict(
+            {name: part_of(value, now.get(name, value)) for name, value in weights.items()}
+        )
     except RuntimeError as error:
         raise CheckpointError(
             f"the state to resume holds another model ({error}): "

@@ -16,6 +16,7 @@ from segcore.engine.eager import guard_again, spare_compiler, step_plainly
 from segcore.engine.meter import TrainMeter
 from segcore.engine.optim import create_optimizer, learning_rate_factor
 from segcore.engine.options import PRECISIONS, FitOptions
+from segcore.engine.sharding import parts_of_optimizer
 from segcore.errors import OptionError, ShapeError
 from segcore.tasks.base import Batch, Step
 
@@ -157,7 +158,12 @@ class Updater:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`; the caller gives tensors that it does not keep."""
         for part in self.parts:
-            part.optimizer.load_state_dict(state["optimizers"][part.step.name])
+            stored = parts_of_optimizer(state["optimizers"][part.step.name], part.parameters)
+            groups = stored["param_groups"], part.optimizer.param_groups
+            for theirs, own in zip(*groups, strict=True):
+                if "fused" in own:  # how a step is computed here, not where it was stored
+                    theirs["fused"] = own["fused"]
+            part.optimizer.load_state_dict(stored)
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
 

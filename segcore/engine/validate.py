@@ -9,6 +9,7 @@ from torch import nn
 
 from segcore.engine.batches import open_epoch, to_device
 from segcore.engine.distributed import gather, world_size
+from segcore.engine.sharding import put_together
 from segcore.tasks.base import Task
 
 
@@ -32,7 +33,7 @@ def validate(
         channels_last: lay out 4-D inputs that way.
     """
     metric = task.new_metric()
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad(), put_together(model):
         for batch in open_epoch(loader, 0):
             task.check(batch)
             moved = to_device(batch, device, channels_last=channels_last)

@@ -12,11 +12,12 @@ from fit_toys import Boxes, BoxNet, BoxTask, Tiles, ToyNet, toy_net, toy_task
 from torch.nn.parallel import DistributedDataParallel
 
 import segcore
+from segcore.engine import sharding
 from segcore.engine.distributed import GroupLostError, distribute
 from segcore.engine.meter import TrainMeter
 from segcore.engine.options import FitOptions
 from segcore.engine.update import Updater
-from segcore.errors import SegcoreError
+from segcore.errors import OptionError, SegcoreError
 
 WORLD = 2
 
@@ -39,6 +40,20 @@ def _rank(rank: int, world_size: int, folder: str) -> None:
         seen[name] = watch(start(rank, world_size))
         state = seen[name][1]["state"]
         seen[f"{name}, resumed"] = watch(start(rank, world_size, state))
+    sharding.LEAST = 40  # so that layers of the toy travel by themselves
+    seen["sharded"] = watch(start_tiles(rank, world_size, shard=True))
+    seen["sharded sgd"] = watch(start_tiles(rank, world_size, shard=True, optimizer="sgd"))
+    seen["whole sgd"] = watch(start_tiles(rank, world_size, optimizer="sgd"))
+    state = seen["whole sgd"][1]["state"]
+    seen["sharded sgd, resumed"] = watch(
+        start_tiles(rank, world_size, state, shard=True, optimizer="sgd")
+    )
+    seen["refused"] = refused(rank, world_size)
+    for name, source, shard in (
+        ("whole to parts", "tiles", True),
+        ("parts to whole", "sharded", False),
+    ):
+        seen[name] = watch(start_tiles(rank, world_size, seen[source][1]["state"], shard=shard))
     seen["averaged"], seen["ddp"] = (
         stepped(rank, world_size, ddp=False),
         stepped(rank, world_size, ddp=True),
@@ -63,7 +78,12 @@ def watch(epochs: Any) -> list[dict[str, Any]]:
 
 
 def start_tiles(
-    rank: int, world: int, resume: Mapping[str, Any] | None = None, *, asks: bool = False
+    rank: int,
+    world: int,
+    resume: Mapping[str, Any] | None = None,
+    *,
+    asks: bool = False,
+    **more: Any,
 ) -> Any:
     """Nothing random, no batch norm: comparable with one process. Weights differ by rank first."""
     torch.manual_seed(rank)
@@ -72,7 +92,7 @@ def start_tiles(
     options: dict[str, Any] = {"epochs": 3, "lr": 0.02, "report_steps": 3, "device": "cpu"}
     calls = iter(range(100))
     options["ending"] = lambda: asks and next(calls) == 3
-    return segcore.fit(toy_task(), model, train, val, **options, resume=resume)
+    return segcore.fit(toy_task(), model, train, val, **options, **more, resume=resume)
 
 
 def start_noisy(rank: int, world: int, resume: Mapping[str, Any] | None = None) -> Any:
@@ -142,6 +162,17 @@ def told(rank: int, world: int) -> str:
     except SegcoreError as error:
         return str(error)
     return "nothing"
+
+
+def refused(rank: int, world: int) -> list[str]:
+    """What cannot be cut into parts says so before a step is taken."""
+    said = []
+    for more in ({"ema_decay": 0.9}, {"precision": "fp16"}):
+        try:
+            list(start_tiles(rank, world, shard=True, **more))
+        except OptionError as error:
+            said.append(str(error))
+    return said
 
 
 class Unjoined(Tiles):

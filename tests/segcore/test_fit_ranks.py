@@ -67,6 +67,41 @@ def test_no_rank_goes_on_alone_when_the_process_group_is_destroyed(two_ranks: Se
             assert said.startswith("the process group of 2 processes is gone (1 left)"), said
 
 
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        ("sharded", "tiles"),
+        ("whole to parts", "tiles"),
+        ("parts to whole", "tiles"),
+        ("sharded sgd", "whole sgd"),
+        ("sharded sgd, resumed", "whole sgd"),
+    ],
+)
+def test_a_model_in_parts_takes_the_steps_of_a_whole_one(
+    two_ranks: Seen, name: str, whole: str
+) -> None:
+    for rank in two_ranks:
+        assert len(rank[name]) >= len(rank[whole]) - 2
+        for parts, expected in zip(reversed(rank[name]), reversed(rank[whole]), strict=False):
+            assert parts["step"] == expected["step"]
+            for key, value in expected["metrics"].items():
+                if key != "images_per_s":
+                    assert parts["metrics"][key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
+            for kind in ("weights", "state"):
+                first, second = expected[kind], parts[kind]
+                if kind == "state":
+                    first, second = first["model"], second["model"]
+                for key, value in first.items():
+                    assert torch.allclose(value, second[key], atol=1e-5), (kind, key)
+
+
+def test_what_needs_the_whole_model_refuses_parts(two_ranks: Seen) -> None:
+    for rank in two_ranks:
+        average, scaled = rank["refused"]
+        assert "ema_decay keeps a second model: leave shard out" in average
+        assert "take bf16 or fp32" in scaled
+
+
 def test_state_of_two_ranks_resumes_in_one_process(two_ranks: Seen) -> None:
     state = two_ranks[0]["tiles"][1]["state"]
     alone = fit_ranks.watch(fit_ranks.start_tiles(0, 1, state))[-1]

@@ -13,13 +13,15 @@ import psutil
 import pytest
 import torch
 
+import segcore
 from pipelines import train
 from pipelines.cluster import session
 from pipelines.cluster import train as ray_train
 from pipelines.errors import ClusterError
 from pipelines.params import Params
+from pipelines.training.build import build_model, check
 from pipelines.training.run_state import Best, RunState
-from segcore.errors import DataError
+from segcore.errors import DataError, OptionError
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 # Batch statistics and dropout masks are a worker's own: without them two workers are one.
@@ -118,6 +120,45 @@ def final(folder: Path) -> dict[str, torch.Tensor]:
     state = RunState(folder, metric="val/miou", mode="max").resume()
     assert state is not None
     return dict(state["model"])
+
+
+def test_workers_that_hold_parts_of_the_model_train_the_same_one(workspace, tmp_path: Path) -> None:
+    values = {"cluster.num_workers": 2, "train.epochs": 2, **EXACT}
+    whole = workspace.write(**values)
+    _, curve = fit(whole, workspace.shards, tmp_path / "whole")
+    parts = whole.override({"cluster.shard": True, "cluster.backend": "gloo"})
+    best, again = fit(parts, workspace.shards, tmp_path / "parts")
+    for metrics, expected in zip(again, curve, strict=True):
+        for key in METRICS:
+            assert metrics[key] == pytest.approx(expected[key], rel=2e-3, abs=2e-3), key
+    first, second = final(tmp_path / "parts"), final(tmp_path / "whole")
+    for key, value in first.items():
+        assert torch.allclose(value, second[key], atol=1e-5), key
+    model = build_model(whole, segcore.open_shards(workspace.shards))
+    model.load_state_dict(best.weights)
+    assert len(list((tmp_path / "parts" / "overlays").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train.log_gradients": True}, r"train\.log_gradients .* cluster\.shard"),
+        ({"train.ema_decay": 0.9}, "ema_decay keeps a second model"),
+        ({"train.precision": "fp16"}, "take bf16 or fp32"),
+    ],
+)
+def test_what_needs_the_whole_model_is_refused_before_ray_starts(
+    workspace, values: dict[str, Any], message: str
+) -> None:
+    params = workspace.write(**{"cluster.num_workers": 2, "cluster.shard": True, **values})
+    with pytest.raises(OptionError, match=message):
+        check(params, segcore.open_shards(workspace.shards), workers=2)
+
+
+def test_nccl_without_gpus_is_refused(workspace) -> None:
+    settings = workspace.write(**{"cluster.backend": "nccl"}).cluster
+    with pytest.raises(ClusterError, match=r"cluster\.backend is nccl, and there are no GPUs"):
+        session.check_room(2, settings, session.Resources(cpus=8, gpus=0))
 
 
 def test_an_error_that_the_user_can_mend_is_one_line_and_never_retried(workspace) -> None:
