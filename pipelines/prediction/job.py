@@ -25,6 +25,8 @@ from segcore.package import DESCRIPTION, WEIGHTS, load_package, package_digest, 
 from segcore.tasks import Kind, get_kind
 from segcore.tasks.kind import OVERLAYS, AnyPredictor, Output
 
+BATCHES_PER_CALL = 4  # sizes may be mixed
+
 
 @dataclass(frozen=True)
 class Job:
@@ -80,6 +82,11 @@ class Job:
     def shared(self) -> Mirror:
         """The folder of the files, wherever it is."""
         return Mirror(self.out, self.place)
+
+    @property
+    def images_per_call(self) -> int:
+        """Images that the model is given at once, of which it puts those of one size together."""
+        return self.batch_size if self.batch_size == 1 else BATCHES_PER_CALL * self.batch_size
 
     @property
     def kind(self) -> Kind:

@@ -211,7 +211,7 @@ def _results(params: Params, job: Job, index: Index) -> Iterator[Row]:
         folders = {"the folder of results": job.place.address if job.place else job.out}
         folders |= {} if job.package_place else {"the model package": job.package}
         folders |= {"the exported model": job.exported.parent} if job.exported else {}
-        size = max(job.batch_size, ITEMS_PER_CALL)
+        size = max(job.images_per_call, ITEMS_PER_CALL)
         yield from map_batches(
             index.work(), make_worker, batch_size=size, cluster=params.cluster, shared=folders
         )

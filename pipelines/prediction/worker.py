@@ -88,7 +88,7 @@ class Worker:
         Raises:
             PackageError: the model cannot be loaded.
         """
-        ahead = 2 * max(self._job.batch_size, self._streams) + READERS
+        ahead = 2 * max(self._job.images_per_call, self._streams) + READERS
         rows: deque[Future[Row]] = deque()
         readers, writers = ThreadPoolExecutor(READERS), ThreadPoolExecutor(WRITERS)
         with _shared_cores(self._streams) as runners:
@@ -110,7 +110,7 @@ class Worker:
                         pool.shutdown(cancel_futures=True)
 
     def _batches(self, tasks: Iterable[Task]) -> Iterator[list[Task]]:
-        """Tasks up to a full batch of images; a large image is a batch of its own."""
+        """Tasks up to the images of a call of the model; a large image is a call of its own."""
         batch: list[Task] = []
         images = 0
         for task in tasks:
@@ -119,7 +119,7 @@ class Worker:
                 batch, images = [], 0
             batch.append(task)
             images += not task.is_final
-            if images == self._job.batch_size or task.data is not None or not images:
+            if images == self._job.images_per_call or task.data is not None or not images:
                 yield batch
                 batch, images = [], 0
         if batch:

@@ -22,6 +22,7 @@ from pipelines.prediction.run import SOME_FAILED, Summary, predict
 from pipelines.prediction.worker import Worker
 from segcore.data.shards import open_shards
 from segcore.errors import DataError, PackageError
+from segcore.inference.network import Network
 from segcore.package import load_package, package_digest
 
 OUT = Path("out")
@@ -311,7 +312,7 @@ def test_the_queues_are_bounded(
 
     def count(self: Worker, work: Any) -> Any:
         read.append(work)
-        assert len(read) - len(done) <= 6 * batch + 8
+        assert len(read) - len(done) <= 6 * job.images_per_call + 8
         return real(self, work)
 
     monkeypatch.setattr(Worker, "_read", count)
@@ -321,6 +322,28 @@ def test_the_queues_are_bounded(
     for row, item in zip(Worker(job).stream([(i, None) for i in paths]), paths, strict=True):
         assert (row.path, row.status) == (item.path, "ok")
         done.append(row)
+
+
+def test_pictures_of_one_size_run_together_wherever_they_lie(
+    project: Params, images: Path, good_package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(16):
+        size = (64, 48) if index % 2 else (80, 48)
+        Image.new("RGB", size, (index * 10, 60, 60)).save(f"sized{index:02}.png")
+    passes: list[tuple[int, ...]] = []
+    real = Network.__call__
+
+    def see(self: Network, pixels: torch.Tensor) -> torch.Tensor:
+        passes.append(tuple(pixels.shape[:3]))
+        return real(self, pixels)
+
+    monkeypatch.setattr(Network, "__call__", see)
+    params = project.override({"predict.batch_size": 4})
+    job = make_job(params, package=good_package, version="", out=Mirror(OUT), overlays=False)
+    items = [(item, None) for item in find_inputs("sized*.png")]
+    rows = list(Worker(job).stream(items))
+    assert [row.path for row in rows] == [item.path for item, _ in items]
+    assert sorted(passes) == [(4, 48, 64)] * 2 + [(4, 48, 80)] * 2
 
 
 @pytest.mark.parametrize("streams", [2, 3])
