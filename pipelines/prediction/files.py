@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from pipelines.mirror import Mirror
+from pipelines.prediction.manifest import FILE
 from segcore.data.atomic import disk_errors
 
 PNG_LEVEL = 1  # class maps shrink to little at any level, at 6 in twice the time
@@ -43,7 +44,9 @@ def save(content: bytes, name: str, out: Mirror) -> None:
 
 
 def sweep(out: Path, folders: Iterable[str]) -> None:
-    """Remove what processes that were killed in `save` left in folders below `out`."""
+    """Remove what killed processes left in `out`, of the manifest, and in folders below it."""
+    for file in out.glob(f".{FILE}.*.partial"):
+        file.unlink(missing_ok=True)
     for folder in folders:
         for file in (out / folder).rglob(".*.part*"):
             if PART.fullmatch(file.name):
