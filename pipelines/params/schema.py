@@ -154,11 +154,9 @@ class ClusterParams(Section):
     cpus_per_worker: int = Field(ge=1)
     address: str = Field(description="local, auto, or the address of a head node")
     backend: Literal["auto", "gloo", "nccl"] = Field(
-        default="auto", description="between workers; auto: nccl on GPUs, else gloo"
+        description="between workers; auto: nccl on GPUs, else gloo"
     )
-    shard: bool = Field(
-        default=False, description="FSDP2: each worker keeps a part of the model, for large ones"
-    )
+    shard: bool = Field(description="FSDP2: each worker keeps a part of the model, for large ones")
     max_failures: int = Field(ge=0)
     storage: Address = Field(
         description="of checkpoints and searches: a folder that all nodes see, or s3://bucket/prefix"

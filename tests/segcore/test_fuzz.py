@@ -201,7 +201,12 @@ def test_manifests(count: int, shards: Path, tmp_path: Path) -> None:
         else:
             changed = damaged(text, change)
         (folder / "manifest.json").write_bytes(changed)
-        refuses_or_reads(lambda: [open_shards(folder).split("train").read(i) for i in range(3)])
+        refuses_or_reads(read)
+
+    def read() -> None:
+        split = open_shards(folder).split("train")
+        for index in range(min(3, len(split))):  # a manifest without files has no rows
+            split.read(index)
 
     many(check, count)()
 
