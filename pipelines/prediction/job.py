@@ -25,7 +25,7 @@ from segcore.package import DESCRIPTION, WEIGHTS, load_package, package_digest, 
 from segcore.tasks import Kind, get_kind
 from segcore.tasks.kind import OVERLAYS, AnyPredictor, Output
 
-BATCHES_PER_CALL = 4  # sizes may be mixed
+BATCHES_PER_CALL = 2  # sizes may be mixed; as many are read meanwhile
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from pipelines.prediction.inputs import find_inputs
 from pipelines.prediction.job import Job, make_job
 from pipelines.prediction.located import exported, locate
 from pipelines.prediction.manifest import TORCH, Row
-from pipelines.prediction.worker import Worker, choose_streams
+from pipelines.prediction.streams import choose_streams
+from pipelines.prediction.worker import Worker
 from pipelines.progress import progress
 from pipelines.storage import scratch
 from segcore.data.address import is_remote

@@ -10,12 +10,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from threading import Lock
-
-import torch
 
 from pipelines.prediction import manifest, png_facts
 from pipelines.prediction.files import encode, save
@@ -24,13 +21,13 @@ from pipelines.prediction.intensity import channel_statistics
 from pipelines.prediction.job import Job
 from pipelines.prediction.journal import Journal
 from pipelines.prediction.manifest import Row
+from pipelines.prediction.streams import share_cores
 from segcore.errors import DataError, SegcoreError
 from segcore.inference.images import ImageArray, count_megapixels, to_array
 from segcore.tasks.predictors import AnyPrediction, AnyPredictor
 
 READERS = 2
 WRITERS = 2
-MAX_STREAMS = 4
 LARGE_MEGAPIXELS = 16.0  # above, an image is held alone: neither read ahead nor written behind
 
 Work = tuple[Input, Row | None]
@@ -63,7 +60,7 @@ class Worker:
     Args:
         job: what is predicted.
         device: where the model runs.
-        streams: images that run at once, each as a batch of its own; see `choose_streams`.
+        streams: images that run at once, each as a batch of its own; see `streams.choose_streams`.
     """
 
     def __init__(self, job: Job, device: str = "cpu", *, streams: int = 1) -> None:
@@ -91,23 +88,22 @@ class Worker:
         ahead = 2 * max(self._job.images_per_call, self._streams) + READERS
         rows: deque[Future[Row]] = deque()
         readers, writers = ThreadPoolExecutor(READERS), ThreadPoolExecutor(WRITERS)
-        with _shared_cores(self._streams) as runners:
+        with share_cores(self._streams) as runners:
             try:
                 for tasks in self._batches(_ahead(readers, self._read, items, ahead)):
-                    if runners is None or tasks[0].data is not None:
-                        if runners is not None:
-                            wait(rows)  # a large image runs alone
-                        rows.extend(self._predict(tasks, writers))
-                    else:
+                    if runners is not None and tasks[0].data is None:
                         rows.extend(self._start(task, runners) for task in tasks)
+                    else:
+                        if runners is not None:
+                            wait(rows)  # a large image has all cores and memory
+                        rows.extend(self._predict(tasks, writers))
                     while rows and (len(rows) > ahead or rows[0].done()):
                         yield rows.popleft().result()
                 while rows:
                     yield rows.popleft().result()
             finally:
-                for pool in (readers, writers, runners):
-                    if pool is not None:
-                        pool.shutdown(cancel_futures=True)
+                readers.shutdown(cancel_futures=True)
+                writers.shutdown(cancel_futures=True)
 
     def _batches(self, tasks: Iterable[Task]) -> Iterator[list[Task]]:
         """Tasks up to the images of a call of the model; a large image is a call of its own."""
@@ -252,27 +248,6 @@ class Worker:
             if self._journal is None:
                 self._journal = Journal(self._job.out, self._job.kind.row_columns)
         self._journal.append(manifest.record(row, {}))
-
-
-def choose_streams(job: Job, device: str) -> int:
-    """Images that run at once: several where the job's batch of one leaves cores idle."""
-    if device != "cpu" or job.batch_size > 1 or job.exported is not None:
-        return 1
-    return min(MAX_STREAMS, torch.get_num_threads())
-
-
-@contextmanager
-def _shared_cores(streams: int) -> Iterator[ThreadPoolExecutor | None]:
-    """Threads that have an equal part of torch's cores each; None for one stream."""
-    if streams == 1:
-        yield None
-        return
-    cores = torch.get_num_threads()
-    part = max(1, cores // streams)
-    try:
-        yield ThreadPoolExecutor(streams, initializer=torch.set_num_threads, initargs=(part,))
-    finally:
-        torch.set_num_threads(cores)
 
 
 def _ahead(

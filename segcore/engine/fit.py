@@ -144,7 +144,7 @@ def fit(
         seed: of everything random.
         shard: FSDP2 in place of DDP: each rank keeps a part of the weights, gradients and the
             optimiser's state, and layers are put together for their own pass. What is stored is
-            whole: a run may go on with or without it.
+            whole: a run may go on with or without it. The model stays in parts afterwards.
         resume: what `Epoch.state()` gave.
         ending: asked after steps; where it says yes on any rank, all report the same step, from
             which `resume` goes on, and the generator ends. All ranks give one, or none does.

@@ -10,19 +10,15 @@ import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 from PIL import Image
 
-from pipelines.mirror import Mirror
 from pipelines.params import Params
 from pipelines.prediction import journal, manifest
 from pipelines.prediction.inputs import find_inputs, read_bytes
-from pipelines.prediction.job import make_job
 from pipelines.prediction.run import SOME_FAILED, Summary, predict
 from pipelines.prediction.worker import Worker
 from segcore.data.shards import open_shards
 from segcore.errors import DataError, PackageError
-from segcore.inference.network import Network
 from segcore.package import load_package, package_digest
 
 OUT = Path("out")
@@ -301,78 +297,6 @@ def test_the_manifest_is_there_from_the_first_result_on(
     assert rows.items() <= manifest.read(OUT).items()
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_the_queues_are_bounded(
-    project: Params, images: Path, good_package: Path, monkeypatch: pytest.MonkeyPatch, batch: int
-) -> None:
-    for index in range(40):
-        Image.new("RGB", (64, 48), (index, 60, 60)).save(images / f"more{index:02}.png")
-    read, done = [], []
-    real = Worker._read
-
-    def count(self: Worker, work: Any) -> Any:
-        read.append(work)
-        assert len(read) - len(done) <= 6 * job.images_per_call + 8
-        return real(self, work)
-
-    monkeypatch.setattr(Worker, "_read", count)
-    params = project.override({"predict.batch_size": batch})
-    job = make_job(params, package=good_package, version="", out=Mirror(OUT), overlays=False)
-    paths = list(find_inputs("images"))
-    for row, item in zip(Worker(job).stream([(i, None) for i in paths]), paths, strict=True):
-        assert (row.path, row.status) == (item.path, "ok")
-        done.append(row)
-
-
-def test_pictures_of_one_size_run_together_wherever_they_lie(
-    project: Params, images: Path, good_package: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for index in range(16):
-        size = (64, 48) if index % 2 else (80, 48)
-        Image.new("RGB", size, (index * 10, 60, 60)).save(f"sized{index:02}.png")
-    passes: list[tuple[int, ...]] = []
-    real = Network.__call__
-
-    def see(self: Network, pixels: torch.Tensor) -> torch.Tensor:
-        passes.append(tuple(pixels.shape[:3]))
-        return real(self, pixels)
-
-    monkeypatch.setattr(Network, "__call__", see)
-    params = project.override({"predict.batch_size": 4})
-    job = make_job(params, package=good_package, version="", out=Mirror(OUT), overlays=False)
-    items = [(item, None) for item in find_inputs("sized*.png")]
-    rows = list(Worker(job).stream(items))
-    assert [row.path for row in rows] == [item.path for item, _ in items]
-    assert sorted(passes) == [(4, 48, 64)] * 2 + [(4, 48, 80)] * 2
-
-
-@pytest.mark.parametrize("streams", [2, 3])
-def test_images_that_run_at_once_become_what_they_become_one_by_one(
-    project: Params,
-    images: Path,
-    good_package: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    streams: int,
-) -> None:
-    for index in range(12):
-        size = (64 + 8 * (index % 3), 48)
-        Image.new("RGB", size, (index * 20, 60, 60)).save(images / f"more{index:02}.png")
-    (images / "text.png").write_text("no image")
-    monkeypatch.setattr("pipelines.prediction.worker.LARGE_MEGAPIXELS", 0.0035)
-    items = [(item, None) for item in find_inputs("images")]
-    found = []
-    for count in (1, streams):
-        job = make_job(project, package=good_package, version="", out=Mirror(OUT), overlays=True)
-        threads = torch.get_num_threads()
-        rows = list(Worker(job, streams=count).stream(items))
-        assert torch.get_num_threads() == threads
-        found.append(([{**vars(row), "seconds": 0} for row in rows], contents(2 * 17)))
-        os.rename(OUT, f"out-{count}")
-    assert [row["path"] for row in found[0][0]] == [item.path for item, _ in items]
-    assert {row["status"] for row in found[0][0]} == {"ok", "error"}
-    assert found[0] == found[1]
-
-
 @pytest.mark.ray
 def test_ray_data_gives_the_same_results(project: Params, images: Path, good_package: Path) -> None:
     (images / "text.png").write_text("no image")
@@ -388,12 +312,12 @@ def test_ray_data_gives_the_same_results(project: Params, images: Path, good_pac
         assert {**vars(row), "seconds": 0} == {**vars(rows[path]), "seconds": 0}
 
 
-def contents(count: int = 12) -> dict[str, bytes]:
+def contents() -> dict[str, bytes]:
     files = {
         str(path.relative_to(OUT)): path.read_bytes()
         for path in OUT.rglob("*")
         if path.suffix in (".png", ".jpg")
     }
-    assert len(files) == count
+    assert len(files) == 12
     assert all(Image.open(io.BytesIO(data)).size for data in files.values())
     return files
