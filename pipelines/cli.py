@@ -8,13 +8,19 @@ import typer
 
 from pipelines import labels, serve, team
 from pipelines.console import TrackingUri, errors, load_params, new_table, registry_table, show
-from segcore.errors import OptionError
+from segcore.errors import OptionError, unknown_name
 
 if TYPE_CHECKING:
     from pipelines.params import Params
 
 SHOWN_FAILURES = 20
 EXPORTED = Path("outputs/exported")
+FORMATS = {  # of predict, each with the extra files that it needs
+    "mask": (),
+    "probabilities": ("probabilities",),
+    "coco": ("coco",),
+    "geojson": ("contours",),
+}
 
 app = typer.Typer(
     name="segcore",
@@ -51,9 +57,14 @@ def predict(
     overlays: Annotated[
         bool, typer.Option("--overlays/--no-overlays", help="Also write tinted images")
     ] = False,
-    contours: Annotated[
-        bool, typer.Option("--contours", help="Also write GeoJSON contours")
-    ] = False,
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="mask, probabilities, coco, geojson, with commas; masks are always written",
+        ),
+    ] = "mask",
+    contours: Annotated[bool, typer.Option("--contours", help="As --format geojson")] = False,
     confidence: Annotated[
         bool, typer.Option("--confidence", help="Also write how sure each pixel's class is, as PNG")
     ] = False,
@@ -84,9 +95,9 @@ def predict(
             changes["predict.batch_size"] = batch_size
         if min_score is not None:
             changes["predict.min_score"] = min_score
-        extras = {"contours": contours, "confidence": confidence}
-        if any(extras.values()):
-            changes["predict.extras"] = [name for name, asked in extras.items() if asked]
+        extras = _extras(formats, {"contours": contours, "confidence": confidence})
+        if extras:
+            changes["predict.extras"] = extras
         if tta is not None:
             changes["predict.tta"] = [way.strip() for way in tta.split(",")]
         params = load_params(tracking_uri).override(changes)
@@ -100,6 +111,16 @@ def predict(
         typer.echo(str(summary))
         _say_rows([(row.path, row.reason) for row in summary.failed], "red")
         raise typer.Exit(summary.exit_code)
+
+
+def _extras(formats: str, flags: dict[str, bool]) -> list[str]:
+    """Extra files of a prediction that these options ask for."""
+    asked = [name for name, flag in flags.items() if flag]
+    for name in (part.strip() for part in formats.split(",")):
+        if name not in FORMATS:
+            raise unknown_name("format", name, FORMATS)
+        asked += [extra for extra in FORMATS[name] if extra not in asked]
+    return asked
 
 
 def _verify(params: "Params", out: Path) -> NoReturn:

@@ -49,7 +49,8 @@ class PredictParams(Section):
     model: str | None = Field(description="model URI or package; null: the dataset's champion")
     overlays: bool
     extras: Names = Field(
-        description="other files of a prediction: contours (GeoJSON); confidence of class maps"
+        description="other files of a prediction: contours (GeoJSON), coco; of class maps also "
+        "confidence, probabilities"
     )
     tta: list[Literal["flip", "scale"]] = Field(
         description="looks at mirrored, or resized, pictures as well; class maps only"

@@ -23,7 +23,7 @@ from segcore.machine import (
 )
 from segcore.package import DESCRIPTION, WEIGHTS, load_package, package_digest, read_spec
 from segcore.tasks import Kind, get_kind
-from segcore.tasks.kind import OVERLAYS, AnyPredictor, Output
+from segcore.tasks.kind import OVERLAYS, AnyPredictor, Columns, Output
 
 BATCHES_PER_CALL = 2  # sizes may be mixed; as many are read meanwhile
 
@@ -98,6 +98,11 @@ class Job:
         """What every input becomes, the main file first."""
         return self.kind.outputs(self.extras)
 
+    @property
+    def columns(self) -> Columns:
+        """What the manifest says of a prediction beside what it says of every one."""
+        return self.kind.columns(self.extras)
+
     def row(self, item: Input, status: str, reason: str = "") -> Row:
         """A row about `item` under this job's model."""
         return Row(
@@ -120,7 +125,8 @@ class Job:
         """Whether a row of an earlier run tells of this model, used in this way."""
         own = self.row(item, "ok")
         keys = ("model_digest", "crf", "precision", "min_score", "engine", "tta")
-        return all(getattr(known, key) == getattr(own, key) for key in keys)
+        told = all(known.facts.get(name) is not None for name, _ in self.columns)
+        return told and all(getattr(known, key) == getattr(own, key) for key in keys)
 
     def is_written(self, item: Input) -> bool:
         """Whether the files of `item` are there; says nothing about which model wrote them."""

@@ -177,7 +177,7 @@ def _work(params: Params, job: Job, index: Index) -> tuple[Counter[str], list[Ro
 
 
 def _save_manifest(job: Job, index: Index) -> None:
-    manifest.write(job.out, index.rows(), job.kind.row_columns)
+    manifest.write(job.out, index.rows(), job.columns)
     job.shared.push(manifest.FILE)
 
 
@@ -230,7 +230,7 @@ def _made(job: Job, index: Index) -> Iterator[Row]:
 def _finish(job: Job, index: Index) -> Drift | None:
     """What the whole job becomes, of every row that this model made."""
     records = (manifest.record(row, {}) for row in _made(job, index))
-    job.kind.write_job(job.out, records, job.spec)
+    job.kind.write_job(job.out, records, job.spec, job.extras)
     found = drift.compare(_made(job, index), job.spec)
     if found is not None:
         drift.write(found, job.out)

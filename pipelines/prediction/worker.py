@@ -231,7 +231,7 @@ class Worker:
                 mask_path=names[0],
                 height=prediction.height,
                 width=prediction.width,
-                facts=self._job.kind.row(prediction, spec),
+                facts=self._job.kind.row(prediction, spec, self._job.extras),
                 seconds=task.row.seconds + seconds + time.perf_counter() - start,
                 files=files,
                 channel_means=means,
@@ -246,7 +246,7 @@ class Worker:
         """Leave the row where a job that follows after a kill finds it."""
         with self._opening:
             if self._journal is None:
-                self._journal = Journal(self._job.out, self._job.kind.row_columns)
+                self._journal = Journal(self._job.out, self._job.columns)
         self._journal.append(manifest.record(row, {}))
 
 

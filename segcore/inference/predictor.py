@@ -35,10 +35,12 @@ class Prediction:
     Args:
         mask: uint8 [H, W] (uint16 above 256 classes), class indices at the image's own size.
         confidence: float32 [H, W] in 0..1, probability of that class; None unless asked for.
+        probabilities: float16 [K, H, W] in 0..1, of every class; None unless asked for.
     """
 
     mask: NDArray[np.uint8] | NDArray[np.uint16]
     confidence: NDArray[np.float32] | None = None
+    probabilities: NDArray[np.float16] | None = None
 
     @property
     def height(self) -> int:
@@ -67,6 +69,7 @@ class Predictor:
         max_megapixels: largest image file that is decoded; None: any.
         tta: test-time augmentation, "flip", "scale" or both; see `augmented.Augmented`.
         confidence: keep the probability of each predicted class, unless a call says otherwise.
+        probabilities: keep those of every class: 2 bytes a class and pixel, of large images too.
 
     Raises:
         OptionError: no such precision.
@@ -86,6 +89,7 @@ class Predictor:
         max_megapixels: float | None = MAX_MEGAPIXELS,
         tta: Sequence[str] = (),
         confidence: bool = False,
+        probabilities: bool = False,
     ) -> None:
         self.device = torch.device(device)
         self.network: PixelNetwork = (
@@ -97,6 +101,7 @@ class Predictor:
         if tta:
             self.network = Augmented(self.network, tta)
         self.confidence = confidence
+        self.keeps_all = probabilities
         self.precision = precision
         self.spec = spec
         self.digest = digest
@@ -176,19 +181,28 @@ class Predictor:
         best, classes = self._classes(scores, confidence)
         masks = classes.cpu().numpy().astype(self._dtype, copy=False)
         shares = best.cpu().numpy() if confidence else [None] * len(masks)
-        return [Prediction(*pair) for pair in zip(masks, shares, strict=True)]
+        every = [self._every(one) if self.keeps_all else None for one in scores]
+        return [Prediction(*kept) for kept in zip(masks, shares, every, strict=True)]
 
     def _predict_tiles(self, image: ImageArray, tile: int, confidence: bool) -> Prediction:
         size = image.shape[:2]
         mask: Any = np.empty(size, self._dtype)
         shares = np.empty(size, np.float32) if confidence else None
+        every = np.empty((self.spec.num_classes, *size), np.float16) if self.keeps_all else None
         for top, scores in tiling.blend(self._tile_run(image), size, tile=tile):
             best, classes = self._classes(scores[None], confidence)
             bottom = top + scores.shape[-2]
             mask[top:bottom] = classes[0].cpu().numpy()
             if shares is not None:
                 shares[top:bottom] = best[0].cpu().numpy()
-        return Prediction(mask, shares)
+            if every is not None:
+                every[:, top:bottom] = self._every(scores)
+        return Prediction(mask, shares, every)
+
+    def _every(self, scores: Tensor) -> NDArray[np.float16]:
+        """Probabilities of all classes [K, h, w]; a CRF's scores are such."""
+        shares = scores.float().softmax(0) if self.crf is None else scores
+        return np.ascontiguousarray(shares.half().cpu().numpy())
 
     def _tile_run(self, image: ImageArray) -> tiling.Run:
         """Scores of parts of an image: passes of the model, or its one pass at training size."""

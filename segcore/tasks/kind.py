@@ -96,7 +96,7 @@ class Kind:
     """What `record` returns, as columns of a Parquet file."""
 
     row_columns: Columns = ()
-    """What `row` returns, as columns of the prediction manifest."""
+    """What `row` returns without extras, as columns of the prediction manifest."""
 
     extras: tuple[str, ...] = (OVERLAYS,)
     """What `outputs` may be asked for beside the main file."""
@@ -272,14 +272,27 @@ class Kind:
         """What a predictor must be told so that `outputs` has what the extras need."""
         return {}
 
-    def row(self, prediction: Any, spec: PackageSpec) -> dict[str, Any]:
-        """What the manifest says of a prediction: `row_columns`, in the values of Arrow."""
+    def columns(self, extras: Collection[str] = ()) -> Columns:
+        """What `row` returns, as columns of the manifest: `row_columns`, and those of extras."""
+        return self.row_columns
+
+    def row(
+        self, prediction: Any, spec: PackageSpec, extras: Collection[str] = ()
+    ) -> dict[str, Any]:
+        """What the manifest says of a prediction: `columns`, in the values of Arrow."""
         return {}
 
-    def write_job(self, out: Path, rows: Iterable[Mapping[str, Any]], spec: PackageSpec) -> None:
+    def write_job(
+        self,
+        out: Path,
+        rows: Iterable[Mapping[str, Any]],
+        spec: PackageSpec,
+        extras: Collection[str] = (),
+    ) -> None:
         """Write what a whole job becomes (COCO JSON, say) beside the manifest.
 
         Args:
             out: folder of the predictions.
             rows: of the manifest, of every image that was predicted by this model.
+            extras: that were asked for.
         """

@@ -52,6 +52,14 @@ def test_predict_writes_masks_and_reports(project: Params, good_package: Path) -
     assert result.exit_code == 0, result.output
     assert "1 predicted, 0 already there" in result.output
     assert Path("masks/masks/red.png").is_file()
+    every = [*arguments, "--format", "mask,probabilities, coco,geojson"]
+    assert CliRunner().invoke(app, every).exit_code == 0
+    for name in ("masks/red.png", "probabilities/red.npy", "coco.json", "contours/red.geojson"):
+        assert (Path("masks") / name).is_file()
+    refused = CliRunner().invoke(app, [*arguments, "--format", "cocoa"])
+    assert refused.exit_code == 1
+    assert "cocoa" in refused.output
+    assert "coco" in refused.output.replace("cocoa", "")
     Path("images/bad.png").write_text("no image")
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 3

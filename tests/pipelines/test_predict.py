@@ -129,6 +129,38 @@ def test_confidence_contours_and_augmentation(
     assert run(augmented, images, good_package).kept == 6
 
 
+def test_probabilities_and_coco_of_class_maps(
+    project: Params, images: Path, good_package: Path
+) -> None:
+    from faster_coco_eval import COCO
+    from faster_coco_eval.core import mask as coco_mask
+
+    run(project, images, good_package)
+    more = project.override({"predict.extras": ["probabilities", "coco"]})
+    assert run(more, images, good_package).done == 6
+    mask = np.asarray(Image.open(OUT / "masks/one.png"))
+    shares = np.load(OUT / "probabilities/one.npy")
+    assert (shares.dtype, shares.shape[1:]) == (np.float16, mask.shape)
+    assert np.allclose(shares.astype(float).sum(0), 1.0, atol=2e-3)
+    largest = np.take_along_axis(shares, mask[None].astype(int), 0)[0]
+    assert (largest >= shares.max(0) - 1e-3).all()
+
+    coco = COCO(str(OUT / "coco.json"))
+    assert len(coco.imgs) == 6
+    for number, entry in coco.imgs.items():
+        mask = np.asarray(Image.open(OUT / manifest.read(OUT)[entry["file_name"]].mask_path))
+        drawn = np.full(mask.shape, 255, np.uint8)
+        for one in coco.loadAnns(coco.getAnnIds(imgIds=number)):
+            inside = coco_mask.decode(one["segmentation"]).astype(bool)
+            drawn[inside] = one["category_id"]
+            assert one["area"] == inside.sum()
+            assert one["bbox"] == coco_mask.toBbox(one["segmentation"]).tolist()
+        assert np.array_equal(drawn, mask)
+    before = (OUT / "coco.json").read_bytes()
+    assert run(more, images, good_package).kept == 6
+    assert (OUT / "coco.json").read_bytes() == before
+
+
 def test_bad_files_are_rows_with_a_reason(
     project: Params, images: Path, good_package: Path
 ) -> None:

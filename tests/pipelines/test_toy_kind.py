@@ -198,11 +198,11 @@ class PointKind(Kind):
         )
         return (main, Output(OVERLAYS, ".jpg", self.overlay)) if OVERLAYS in extras else (main,)
 
-    def row(self, prediction: Counts, spec: Any) -> dict[str, Any]:
+    def row(self, prediction: Counts, spec: Any, extras: Any = ()) -> dict[str, Any]:
         counts = [(n, float(c)) for n, c in zip(NAMES[1:], prediction.counts, strict=True)]
         return {"counts": counts, "total": float(prediction.counts.sum())}
 
-    def write_job(self, out: Path, rows: Any, spec: Any) -> None:
+    def write_job(self, out: Path, rows: Any, spec: Any, extras: Any = ()) -> None:
         (out / "totals.json").write_text(json.dumps({row["path"]: row["total"] for row in rows}))
 
 

@@ -109,6 +109,19 @@ def test_labels_of_tiles_are_those_of_the_whole_image(size: tuple[int, int]) -> 
     assert found.confidence is not None
     assert whole.confidence is not None
     np.testing.assert_allclose(found.confidence, whole.confidence, atol=1e-4)
+    assert found.probabilities is None
+
+
+def test_probabilities_of_all_classes_are_kept_whole_and_in_tiles() -> None:
+    image = noise(300, 800)
+    whole = Predictor(Context(), spec(), probabilities=True)
+    tiled = Predictor(Context(), spec(), probabilities=True, max_memory_gib=2 * MIB)
+    for predictor in (whole, tiled):
+        found = predictor(image)[0].probabilities
+        assert found is not None
+        assert found.dtype == np.float16
+        np.testing.assert_array_equal(found, predictor.probabilities(image).half())
+    assert max(height for height, _ in tiled.model.sizes[1:]) <= tiling.MIN_TILE
 
 
 def test_a_trunk_of_stride_32_meets_its_grid_in_every_tile() -> None:

@@ -25,6 +25,7 @@ from segcore.tasks.kind import OVERLAYS, Floats, Kind, Output, Served
 from segcore.tasks.sections import ClassTable, Section, Shown
 
 CONTOURS = "contours"
+COCO = "coco"
 
 
 class InstanceKind(Kind):
@@ -39,7 +40,7 @@ class InstanceKind(Kind):
     records_stem = "objects"
     record_columns = scoring.COLUMNS
     row_columns = files.ROW_COLUMNS
-    extras = (OVERLAYS, CONTOURS)
+    extras = (OVERLAYS, CONTOURS, COCO)  # coco.json is written in any case
     served = (
         Served("ids", "int32", (-1, -1, -1)),
         Served("counts", "int64", (-1,)),
@@ -174,13 +175,21 @@ class InstanceKind(Kind):
             OVERLAYS: Output(OVERLAYS, ".jpg", self.overlay),
             CONTOURS: Output(CONTOURS, ".geojson", files.geojson),
         }
-        return (main, *(known[name] for name in self.extras if name in extras))
+        return (main, *(known[name] for name in known if name in extras))
 
-    def row(self, prediction: InstancePrediction, spec: PackageSpec) -> dict[str, Any]:
+    def row(
+        self, prediction: InstancePrediction, spec: PackageSpec, extras: Collection[str] = ()
+    ) -> dict[str, Any]:
         """objects: class, score, box, area and run lengths of each."""
         return files.row(prediction)
 
-    def write_job(self, out: Path, rows: Iterable[Mapping[str, Any]], spec: PackageSpec) -> None:
+    def write_job(
+        self,
+        out: Path,
+        rows: Iterable[Mapping[str, Any]],
+        spec: PackageSpec,
+        extras: Collection[str] = (),
+    ) -> None:
         """coco.json."""
         files.write_coco(out, rows, spec)
 

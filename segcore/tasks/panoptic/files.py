@@ -10,7 +10,7 @@ from PIL import Image
 
 from segcore.inference.images import ImageArray
 from segcore.inference.spec import PackageSpec
-from segcore.tasks.instance.files import image_entry, write_document
+from segcore.tasks.coco import image_entry, write_document
 from segcore.tasks.panoptic.segments import Panoptic
 
 COCO = "panoptic.json"

@@ -68,6 +68,7 @@ class PanopticKind(Kind):
     records_stem = "segments"
     record_columns = ((RECORD, pa.binary()),)
     row_columns = files.ROW_COLUMNS
+    extras = (OVERLAYS, "coco")  # panoptic.json is written in any case
     served = (
         Served("ids", "int32", (-1, -1, -1)),
         Served("counts", "int64", (-1,)),
@@ -196,11 +197,19 @@ class PanopticKind(Kind):
         overlay = Output(OVERLAYS, ".jpg", self.overlay)
         return (main, overlay) if OVERLAYS in extras else (main,)
 
-    def row(self, prediction: Panoptic, spec: PackageSpec) -> dict[str, Any]:
+    def row(
+        self, prediction: Panoptic, spec: PackageSpec, extras: Collection[str] = ()
+    ) -> dict[str, Any]:
         """segments: id, class, score, box and area of each."""
         return files.row(prediction)
 
-    def write_job(self, out: Path, rows: Iterable[Mapping[str, Any]], spec: PackageSpec) -> None:
+    def write_job(
+        self,
+        out: Path,
+        rows: Iterable[Mapping[str, Any]],
+        spec: PackageSpec,
+        extras: Collection[str] = (),
+    ) -> None:
         """panoptic.json."""
         files.write_coco(out, rows, spec)
 

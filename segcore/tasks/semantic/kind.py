@@ -1,7 +1,7 @@
 """Semantic segmentation as a kind of task: class maps, confusion matrices, palette pictures."""
 
-import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,11 @@ from segcore.inference.predictor import Prediction, Predictor
 from segcore.inference.spec import PackageSpec
 from segcore.metrics import scores
 from segcore.tasks.base import Batch, Task
-from segcore.tasks.contours import polygons
-from segcore.tasks.kind import OVERLAYS, Floats, Kind, Output, Served
+from segcore.tasks.kind import OVERLAYS, Columns, Floats, Kind, Output, Served
 from segcore.tasks.sections import ClassTable, Column, Heatmap, Section, Shown
-from segcore.tasks.semantic import confusions
+from segcore.tasks.semantic import confusions, files
 from segcore.tasks.semantic.task import create_semantic_task
 
-CONFIDENCE = "confidence"
-CONTOURS = "contours"
-STRIP_PIXELS = 1 << 20
 ERROR = (226, 46, 60)
 VOID = (38, 42, 92)
 
@@ -51,7 +47,7 @@ class SemanticKind(Kind):
     record_columns = ((confusions.COLUMN, pa.list_(pa.int64())),)
     row_columns = (("class_shares", pa.map_(pa.string(), pa.float64())),)
     served = (Served("", "int64", (-1, -1, -1)),)
-    extras = (OVERLAYS, CONFIDENCE, CONTOURS)
+    extras = (OVERLAYS, files.CONFIDENCE, files.PROBABILITIES, files.CONTOURS, files.COCO)
 
     def targets(self, data: Described) -> Targets:
         """Class maps."""
@@ -131,7 +127,7 @@ class SemanticKind(Kind):
     def shown(self, prediction: Prediction, spec: PackageSpec) -> list[Shown]:
         """The classes that occur with their shares, the largest first."""
         colors = dict(zip(spec.classes, spec.palette, strict=True))
-        shares = sorted(_shares(prediction.mask, spec.classes), key=lambda pair: -pair[1])
+        shares = sorted(files.shares(prediction.mask, spec.classes), key=lambda pair: -pair[1])
         return [Shown(name, colors[name], f"{share:.1%}") for name, share in shares]
 
     def panel(
@@ -169,62 +165,45 @@ class SemanticKind(Kind):
 
     def outputs(self, extras: Collection[str] = ()) -> tuple[Output, ...]:
         """masks/*.png of class indices, with the palette; overlays/*.jpg; confidence/*.png, the
-        probability of the class that was predicted, times 255; contours/*.geojson.
+        probability of the class that was predicted, times 255; probabilities/*.npy, float16
+        [K, H, W]; contours/*.geojson.
         """
-        mask = Output("masks", ".png", _mask)
+        mask = Output("masks", ".png", files.mask_png)
         known = {
             OVERLAYS: Output(OVERLAYS, ".jpg", self.overlay),
-            CONFIDENCE: Output(CONFIDENCE, ".png", _confidence),
-            CONTOURS: Output(CONTOURS, ".geojson", _contours),
+            files.CONFIDENCE: Output(files.CONFIDENCE, ".png", files.confidence_png),
+            files.PROBABILITIES: Output(files.PROBABILITIES, ".npy", files.probabilities_npy),
+            files.CONTOURS: Output(files.CONTOURS, ".geojson", files.geojson),
         }
-        return (mask, *(known[name] for name in self.extras if name in extras))
+        return (mask, *(known[name] for name in known if name in extras))
 
     def predictor_options(self, extras: Collection[str]) -> dict[str, Any]:
-        """`confidence` keeps the probabilities."""
-        return {"confidence": True} if CONFIDENCE in extras else {}
+        """`confidence` and `probabilities` are kept where they are asked for."""
+        return {name: True for name in (files.CONFIDENCE, files.PROBABILITIES) if name in extras}
 
-    def row(self, prediction: Prediction, spec: PackageSpec) -> dict[str, Any]:
+    def columns(self, extras: Collection[str] = ()) -> Columns:
+        """class_shares; segments, run lengths of each class that occurs, for `coco`."""
+        return (*self.row_columns, *(files.SEGMENT_COLUMNS if files.COCO in extras else ()))
+
+    def row(
+        self, prediction: Prediction, spec: PackageSpec, extras: Collection[str] = ()
+    ) -> dict[str, Any]:
         """class_shares: class name -> share of the pixels, of the classes that occur."""
-        return {"class_shares": _shares(prediction.mask, spec.classes)}
+        facts: dict[str, Any] = {"class_shares": files.shares(prediction.mask, spec.classes)}
+        if files.COCO in extras:
+            facts[files.SEGMENTS] = files.segments(prediction.mask)
+        return facts
 
-
-def _mask(image: ImageArray, prediction: Prediction, spec: PackageSpec) -> Image.Image:
-    return visualize.palette_png(prediction.mask, spec.palette)
-
-
-def _confidence(image: ImageArray, prediction: Prediction, spec: PackageSpec) -> Image.Image:
-    shares = (
-        np.zeros(prediction.mask.shape) if prediction.confidence is None else prediction.confidence
-    )
-    return Image.fromarray(np.rint(shares * 255).astype(np.uint8))
-
-
-def _contours(image: ImageArray, prediction: Prediction, spec: PackageSpec) -> bytes:
-    """The regions of each class as a GeoJSON FeatureCollection, in pixels, y downwards."""
-    features = [
-        {
-            "type": "Feature",
-            "properties": {"class": name},
-            "geometry": {
-                "type": "MultiPolygon",
-                "coordinates": polygons(prediction.mask == number),
-            },
-        }
-        for number, name in enumerate(spec.classes)
-        if (prediction.mask == number).any()
-    ]
-    document = {"type": "FeatureCollection", "features": features}
-    return json.dumps(document, separators=(",", ":")).encode()
-
-
-def _shares(mask: visualize.Mask, classes: Sequence[str]) -> list[tuple[str, float]]:
-    """Share of each class that occurs; strip by strip, as counting copies to 64 bits."""
-    rows = max(1, STRIP_PIXELS // mask.shape[1])
-    counts = np.zeros(len(classes), np.int64)
-    for top in range(0, len(mask), rows):
-        counts += np.bincount(mask[top : top + rows].ravel(), minlength=len(classes))
-    shares = zip(classes, counts / mask.size, strict=True)
-    return sorted((name, float(share)) for name, share in shares if share > 0)
+    def write_job(
+        self,
+        out: Path,
+        rows: Iterable[Mapping[str, Any]],
+        spec: PackageSpec,
+        extras: Collection[str] = (),
+    ) -> None:
+        """coco.json, for `coco`."""
+        if files.COCO in extras:
+            files.write_coco(out, rows, spec)
 
 
 KIND = SemanticKind()
