@@ -3,8 +3,9 @@
 The script is what one writes with segmentation_models_pytorch: a DataLoader with two workers, the
 network, PNG files by Pillow; once more with what a careful author adds (bf16, channels last). All
 run in turn on the same rendered streets. The weights are of a minute's training for ours, which is
-what the labels of bf16 and fp32 are compared on, and random for the script. `python
-benchmarks/predict.py` writes benchmarks/results/predict.json.
+what the labels of bf16 and fp32 are compared on, and random for the script. Where openvino is
+installed, its engine runs too; the warm-up makes the exported file. `python benchmarks/predict.py`
+writes benchmarks/results/predict.json.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +116,19 @@ def script(pictures: Path, out: Path, *, batch_size: int, careful: bool = False)
                 Image.fromarray(mask).save(out / f"{name}.png")
 
 
-def ours(pictures: Path, out: Path, *, package: Path, precision: str, overlays: bool) -> None:
+def ours(
+    pictures: Path,
+    out: Path,
+    *,
+    package: Path,
+    precision: str = "auto",
+    overlays: bool = False,
+    engine: str = "torch",
+) -> None:
     """The path of `segcore predict`, in this process."""
     params = Params.load(ROOT / "params.yaml").override({"predict.precision": precision})
-    done = predict(params, images=str(pictures), model=str(package), out=out, overlays=overlays)
+    how: dict[str, Any] = {"overlays": overlays, "engine": engine}
+    done = predict(params, images=str(pictures), model=str(package), out=out, **how)
     if done.exit_code:
         raise SystemExit(str(done))
 
@@ -185,17 +196,15 @@ def main() -> None:
         save_pictures(few, 8, given.size)
         package = train(Path(work, "package"), given.train_minutes, given.size)
         ways: dict[str, Callable[[Path, Path], None]] = {
-            "segcore predict": partial(ours, package=package, precision="auto", overlays=False),
-            "segcore predict, fp32": partial(
-                ours, package=package, precision="fp32", overlays=False
-            ),
-            "segcore predict, overlays": partial(
-                ours, package=package, precision="auto", overlays=True
-            ),
+            "segcore predict": partial(ours, package=package),
+            "segcore predict, fp32": partial(ours, package=package, precision="fp32"),
+            "segcore predict, overlays": partial(ours, package=package, overlays=True),
             "script, batch 1": partial(script, batch_size=1),
             "script, batch 8": partial(script, batch_size=8),
             "script, batch 1, bf16": partial(script, batch_size=1, careful=True),
         }
+        if find_spec("openvino"):
+            ways["segcore predict, openvino"] = partial(ours, package=package, engine="openvino")
         for precision in ("fp32", "bf16"):
             for size in (1, 8):
                 ways[f"network alone, {precision}, batch {size}"] = partial(

@@ -121,6 +121,9 @@ class TrainParams(PlannedSection):
     max_minutes: float | None = Field(gt=0, description="ends by the clock, schedule included")
     epoch_steps: int | None = Field(ge=1, description="batches of an epoch; null: one pass")
     refit: bool = Field(description="train on the validation images too, and keep the last weights")
+    progressive: float = Field(
+        ge=0, lt=1, description="share of the run that sees pictures at half size first; 0: none"
+    )
     batch_size: int = Field(ge=1, description="over all workers together")
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"]
     lr: float = Field(gt=0)

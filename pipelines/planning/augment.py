@@ -90,4 +90,4 @@ def steps(facts: Facts) -> float:
     if facts.settings["train.max_minutes"] is None:
         pictures = facts.settings["train.epochs"] * facts.epoch_pictures
         return float(pictures / facts.settings["train.batch_size"])
-    return 60 * float(facts.settings["train.max_minutes"]) / facts.step_s
+    return 60 * float(facts.settings["train.max_minutes"]) / facts.mean_step_s

@@ -9,6 +9,7 @@ from pipelines.params import Params
 from segcore.machine import Machine
 
 Size = tuple[int, int]
+HALF_SPEED = 3.2  # steps at half size in the time of one
 # (settings by dotted key) -> seconds of one training step on this machine.
 StepTimer = Callable[[Mapping[str, Any]], float]
 
@@ -85,6 +86,12 @@ class Facts:
     def step_s(self) -> float:
         """Seconds of one training step."""
         return self.time_step(self.settings)
+
+    @property
+    def mean_step_s(self) -> float:
+        """Seconds of a step, as a mean over a run of which the first share is at half size."""
+        share = float(self.settings["train.progressive"])
+        return self.step_s / (1 + (HALF_SPEED - 1) * share)
 
     @property
     def epoch_pictures(self) -> int:

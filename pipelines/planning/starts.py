@@ -18,6 +18,7 @@ class Start(NamedTuple):
         options: by name, (value, reason).
         loss: name of the loss; OWN where the model has its own.
         batch: images of a step, at most.
+        progressive: share of the run at half size; 0: its batches cannot be halved.
     """
 
     model: str
@@ -25,6 +26,7 @@ class Start(NamedTuple):
     options: Mapping[str, tuple[Any, str]]
     loss: str
     batch: int
+    progressive: float = 0.0
 
 
 _LIGHT = ("resnet18", "light enough for minutes")
@@ -50,6 +52,7 @@ STARTS: dict[str, Start] = {
         },
         "dice_ce",
         8,
+        progressive=0.5,
     ),
     "instance": Start(
         "mask_rcnn",

@@ -117,6 +117,11 @@ def check(params: Params, dataset: Any, *, workers: int = 1) -> None:
         cache = "none"  # written by the first worker; here it would take minutes
     build_loaders(params, dataset, cache=cache, world_size=workers)
     model, task = build_model(params, dataset), build_task(params, dataset)
+    if params.train.progressive and not task.resizes:
+        raise OptionError(
+            f"train.progressive is {params.train.progressive:g}, but batches of this task cannot "
+            "be halved: set it to 0"
+        )
     if params.cluster.shard:
         _check_shard(params, task, model)
 
@@ -160,8 +165,12 @@ def check_size(params: Params, dataset: Any) -> None:
     crop = params.train.augment.crop
     train = [tuple(crop)] if crop else dataset.split("train").sizes
     sides = [min(size) for size in [*train, *dataset.split("val").sizes]]
+    takes = f"model.name is {name}, which takes images of at least {card.min_size} pixels a side; "
     if sides and min(sides) < card.min_size:
         raise OptionError(
-            f"model.name is {name}, which takes images of at least {card.min_size} pixels a side; "
-            f"the smallest side is {min(sides)}: enlarge data.size or train.augment.crop"
+            f"{takes}the smallest side is {min(sides)}: enlarge data.size or train.augment.crop"
+        )
+    if params.train.progressive and sides and min(map(min, train)) < 2 * card.min_size:
+        raise OptionError(
+            f"{takes}train.progressive halves a side of {min(map(min, train))}: set it to 0"
         )

@@ -106,6 +106,7 @@ def fit(
     clip_norm: float | None = None,
     ema_decay: float | None = None,
     max_minutes: float | None = None,
+    progressive: float = 0.0,
     report_steps: int | None = None,
     device: torch.device | str | None = None,
     seed: int = 0,
@@ -139,6 +140,8 @@ def fit(
         ema_decay: keep an average of the weights, which is validated and reported.
         max_minutes: train by the clock in place of `epochs`, schedule included; the last
             validation comes on top. Which step is last then depends on the machine.
+        progressive: share of the run, from its beginning, in which the task halves the height and
+            width of its batches (`Task.smaller`): more steps in the same minutes.
         report_steps: also report every so many steps.
         device: None: the accelerator if there is one.
         seed: of everything random.
@@ -174,12 +177,18 @@ def fit(
         clip_norm=clip_norm,
         ema_decay=ema_decay,
         max_minutes=max_minutes,
+        progressive=progressive,
         report_steps=report_steps,
         seed=seed,
         shard=shard,
     )
     place = _device(device)
     check_steps(task.steps())
+    if progressive and not task.resizes:
+        raise OptionError(
+            f"progressive is {progressive!r}, but {type(task).__name__} cannot halve its batches: "
+            "give 0"
+        )
     _check_loaders(train_loader, val_loader)
     run = Run(task, model, train_loader, val_loader, options=options, device=place, ending=ending)
     if resume is not None:

@@ -42,6 +42,7 @@ class FitOptions:
     max_minutes: float | None
     report_steps: int | None
     seed: int
+    progressive: float = 0.0
     shard: bool = False
 
     def __post_init__(self) -> None:
@@ -60,6 +61,7 @@ class FitOptions:
         _number("weight_decay", self.weight_decay, least=0.0)
         _number("momentum", self.momentum, least=0.0, below=1.0)
         _number("warmup_fraction", self.warmup_fraction, least=0.0, below=1.0)
+        _number("progressive", self.progressive, least=0.0, below=1.0)
         if self.clip_norm is not None:
             _number("clip_norm", self.clip_norm, above=0.0)
         if self.ema_decay is not None:

@@ -150,6 +150,8 @@ class Run:
         layout = self.options.channels_last
         group = [to_device(batch, self.device, channels_last=layout) for batch in group]
         self.last_progress = progress = self.progress()
+        if progress < self.options.progressive:
+            group = [self.task.smaller(batch) for batch in group]
         self.updater.run(self.wrapped, group, meter=self.meter, progress=progress)
         check_group(self.ranks)
         self.task.after_step(self.model)

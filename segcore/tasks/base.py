@@ -57,6 +57,9 @@ class Task:
     of them); "target" is the one key that it reads.
     """
 
+    resizes: bool = False
+    """Whether it has `smaller`."""
+
     def steps(self) -> Sequence[Step]:
         """The optimiser steps taken on each batch; by default one over all parameters."""
         return (Step("model", self.training_step),)
@@ -83,6 +86,13 @@ class Task:
             SegcoreError: the labels cannot be meant for this task. On an accelerator the same
                 fault would end the process without a word on its cause.
         """
+
+    def smaller(self, batch: Batch) -> Batch:
+        """The batch at half of its height and width, for the first part of a progressive run.
+
+        Called where `resizes` is true; gets and gives a batch on the device.
+        """
+        raise NotImplementedError
 
     def predict(self, model: nn.Module, batch: Batch) -> Any:
         """What `new_metric().update` takes as its first argument; model is in eval mode."""

@@ -139,7 +139,7 @@ def test_pictures_that_come_seldom_are_not_changed() -> None:
 def test_few_steps_learn_nothing_by_heart() -> None:
     thick = [{"name": "cell", "pixel_share": 0.2, "image_share": 1.0, "thickness_px": 20}]
     for minutes, colors in ((2.0, 0.0), (5.0, 0.2)):
-        given = {"train.budget_minutes": minutes}
+        given = {"train.budget_minutes": minutes, "train.progressive": 0.0}
         assert value("train.augment.color", given, classes=thick, step_s=0.4) == colors
 
 
@@ -156,7 +156,7 @@ def test_few_pictures_are_all_trained_on_if_a_test_split_judges() -> None:
 
 
 def test_the_budget_is_kept_and_data_seen_often_enough_need_less() -> None:
-    decisions = planned(step_s=0.8)
+    decisions = planned({"train.progressive": 0.0}, step_s=0.8)
     assert decisions["train.budget_minutes"].value == 8
     assert decisions["train.max_minutes"].value == 8
     assert decisions["train.epochs"].value * decisions["train.epoch_steps"].value * 0.8 == (
@@ -164,6 +164,21 @@ def test_the_budget_is_kept_and_data_seen_often_enough_need_less() -> None:
     )
     assert value("train.budget_minutes", step_s=0.1) == pytest.approx(6_000 * 0.1 / 8 / 60, 0.1)
     assert value("train.max_minutes", {"train.budget_minutes": 20.0}) == 20
+
+
+def test_half_of_the_time_is_at_half_size_and_has_three_times_the_steps() -> None:
+    decisions, whole = planned(), planned({"train.progressive": 0.0})
+    assert decisions["train.progressive"].value == 0.5
+    assert "128 x 128" in decisions["train.progressive"].why
+    steps = [
+        one["train.epochs"].value * one["train.epoch_steps"].value for one in (decisions, whole)
+    ]
+    assert steps[0] / steps[1] == pytest.approx(0.5 + 0.5 * 3.2, rel=0.1)
+    small = {"distinct": 1, "min": [96, 120], "median": [96, 120], "max": [96, 120]}
+    assert value("train.progressive", sizes=small) == 0
+    assert value("train.progressive", {"train.epochs": 40}) == 0
+    assert value("train.progressive", task="instance") == 0
+    assert value("train.progressive", task="semi_supervised") == 0
 
 
 def test_epochs_that_the_user_counts_take_the_clock_away() -> None:
@@ -175,7 +190,7 @@ def test_epochs_that_the_user_counts_take_the_clock_away() -> None:
 def test_validation_takes_a_small_share_of_the_time() -> None:
     images = {"train": 800, "val": 300, "test": 90}
     sizes = {"distinct": 1, "min": [512, 512], "median": [512, 512], "max": [512, 512]}
-    given = {"train.budget_minutes": 8.0}
+    given = {"train.budget_minutes": 8.0, "train.progressive": 0.0}
     steps = value("train.epoch_steps", given, images=images, sizes=sizes)
     assert steps == 600, "two validations in 1200 steps"
 

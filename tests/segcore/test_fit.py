@@ -58,6 +58,7 @@ def resumes_exactly(start: Start, folder: Path) -> None:
     [
         {},
         {"precision": "bf16", "accumulate": 2, "schedule": "cosine"},
+        {"progressive": 0.35},
         {"ema_decay": 0.9, "clip_norm": 0.1, "warmup_fraction": 0.3, "channels_last": True},
         {"optimizer": "sgd", "accumulate": 3},
         {"optimizer": "rmsprop", "ema_decay": 0.9},

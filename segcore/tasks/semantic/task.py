@@ -1,6 +1,6 @@
 """The loss and the figures of one class per pixel, for the training loop."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,12 +11,12 @@ from segcore.inference import tiling
 from segcore.losses import class_weights_from_counts, create_loss
 from segcore.metrics import ConfusionMatrix
 from segcore.tasks.base import Batch, Task
+from segcore.tasks.semantic.metric import SemanticLoss, SemanticMetric
+from segcore.tasks.semantic.smaller import halve_images, halve_targets
 
 AUX_WEIGHT = 0.4
 WHOLE_SCORES = 2**28  # pixels x classes (32 or more) of an image: 8 megapixels of 32 classes
 VALIDATION_TILE = 1024
-
-SemanticLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 class SemanticTask(Task):
@@ -39,6 +39,8 @@ class SemanticTask(Task):
     Raises:
         OptionError: the numbers of names or channels do not agree.
     """
+
+    resizes = True
 
     def __init__(
         self,
@@ -113,6 +115,11 @@ class SemanticTask(Task):
             "correct the masks, num_classes or ignore_index"
         )
 
+    def smaller(self, batch: Batch) -> Batch:
+        """Images by the mean of four pixels, targets by one of them."""
+        image, target = halve_images(batch["image"]), halve_targets(batch["target"])
+        return {**batch, "image": image, "target": target}
+
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The loss of "out", and of each auxiliary output by its weight."""
         outputs = model(self.normalise(batch["image"]))
@@ -162,55 +169,6 @@ class SemanticTask(Task):
             loss=self.loss,
             class_names=names if len(names) > 1 else ("background", *names),
         )
-
-
-class SemanticMetric:
-    """miou, pixel_accuracy, mean_accuracy, fw_iou, the mean loss per image, iou/<class name>.
-
-    Args:
-        confusion: counts pixels.
-        loss: (logits, target) -> scalar.
-        class_names: one per class of `confusion`.
-    """
-
-    def __init__(
-        self, confusion: ConfusionMatrix, *, loss: SemanticLoss, class_names: Sequence[str]
-    ) -> None:
-        self.confusion = confusion
-        self.loss = loss
-        self.class_names = tuple(class_names)
-        self.loss_sum: Tensor | float = 0.0
-        self.images = 0
-
-    def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Add a batch of logits [N, K, H, W] and its target [N, H, W]."""
-        self.confusion.update(prediction, target)
-        self.loss_sum = self.loss_sum + self.loss(prediction, target).detach() * len(target)
-        self.images += len(target)
-
-    def compute(self) -> dict[str, float]:
-        """Figures by key; NaN where one is not defined."""
-        iou = self.confusion.per_class()["iou"]
-        mean_loss = float(self.loss_sum) / self.images if self.images else float("nan")
-        return {
-            **self.confusion.compute(),
-            "loss": mean_loss,
-            **{f"iou/{name}": value for name, value in zip(self.class_names, iou, strict=True)},
-        }
-
-    def state(self) -> dict[str, Any]:
-        """What `merge` of another worker needs, on the CPU."""
-        return {
-            "confusion": self.confusion.state(),
-            "loss_sum": float(self.loss_sum),
-            "images": self.images,
-        }
-
-    def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Replace this state by that of all workers together."""
-        self.confusion.merge([state["confusion"] for state in states])
-        self.loss_sum = sum(state["loss_sum"] for state in states)
-        self.images = sum(state["images"] for state in states)
 
 
 def create_semantic_task(dataset: Any = None, **options: Any) -> SemanticTask:

@@ -14,6 +14,8 @@ class StreamsTask(SemanticTask):
     `{"labelled": {"image", "target"}, "unlabelled": {...}, ...}`, see `segcore.data.streams`.
     """
 
+    resizes = False
+
     def check(self, batch: Batch) -> None:
         """Refuse ids in masks that are no class."""
         super().check(batch.get(LABELLED, batch))
