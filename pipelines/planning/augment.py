@@ -76,7 +76,7 @@ def new_enough(facts: Facts) -> str | None:
 
 
 def passes(facts: Facts) -> float:
-    """How often the pixels of the training pictures will be seen."""
+    """How often the pixels of the training pictures would be seen, all steps at full size."""
     samples = steps(facts) * facts.settings["train.batch_size"]
     return (
         float(samples)
@@ -86,8 +86,8 @@ def passes(facts: Facts) -> float:
 
 
 def steps(facts: Facts) -> float:
-    """How many will be taken."""
+    """How many would be taken at full size: what the thresholds were measured with."""
     if facts.settings["train.max_minutes"] is None:
         pictures = facts.settings["train.epochs"] * facts.epoch_pictures
         return float(pictures / facts.settings["train.batch_size"])
-    return 60 * float(facts.settings["train.max_minutes"]) / facts.mean_step_s
+    return 60 * float(facts.settings["train.max_minutes"]) / facts.step_s

@@ -139,7 +139,7 @@ def test_pictures_that_come_seldom_are_not_changed() -> None:
 def test_few_steps_learn_nothing_by_heart() -> None:
     thick = [{"name": "cell", "pixel_share": 0.2, "image_share": 1.0, "thickness_px": 20}]
     for minutes, colors in ((2.0, 0.0), (5.0, 0.2)):
-        given = {"train.budget_minutes": minutes, "train.progressive": 0.0}
+        given = {"train.budget_minutes": minutes}
         assert value("train.augment.color", given, classes=thick, step_s=0.4) == colors
 
 
