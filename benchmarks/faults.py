@@ -63,6 +63,7 @@ VALUES = {
     "train.checkpoint_steps": CHECKPOINT_STEPS,
     "train.overlay_epochs": 1000,
     "train.augment.crop": None,
+    "train.progressive": 0.0,
     "train.augment.class_crops": 0.0,
     "train.augment.vflip": 0.0,
     "train.augment.rot90": 0.0,

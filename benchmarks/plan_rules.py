@@ -55,6 +55,7 @@ OFF: dict[str, dict[str, Any]] = {
     "upsampling": {"model.options.upsample": "transposed"},
     "head": {"model.options.head_kernel": 1},
     "dropout": {"model.options.dropout": 0.5},
+    "progressive": {"train.progressive": 0.0},
 }
 
 
@@ -111,7 +112,9 @@ def run(params: Params, shards: Path) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Test mIoU of the plan, and what each rule adds to it, in points; mean over seeds."""
     names = [name for name in DATA if any(row["data"] == name for row in rows)]
-    lines = [f"| rule switched off | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    minutes = {row["data"]: row["minutes"] for row in rows}
+    heads = [f"{name}, {minutes[name]:g} min" for name in names]
+    lines = [f"| rule switched off | {' | '.join(heads)} |", "|---" * (len(names) + 1) + "|"]
     base = {name: mean(rows, name, next(iter(OFF))) for name in names}
     for rule in OFF:
         cells = []

@@ -47,6 +47,7 @@ PLANNED: dict[str, Any] = {
     "train.batch_size": 8,
     "train.lr": 0.001,
     "train.augment.crop": None,
+    "train.progressive": 0.0,
     "train.augment.class_crops": 0.33,
     "train.augment.vflip": 0.0,
     "train.augment.rot90": 0.0,

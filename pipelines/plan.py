@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from pipelines import stage, storage
@@ -58,14 +59,14 @@ def task_of(params: Params, tasks: Sequence[str]) -> str:
     """The kind of task that will be trained: as set, else the model's, else the data's first.
 
     Raises:
-        OptionError: the data have no labels for `data.task`.
+        OptionError: the data have no labels for `data.task`, or the model is for another.
     """
     wanted = params.data.task
-    if wanted is None and params.model.name != AUTO:
-        from segcore.models import MODELS, model_card
+    if params.model.name != AUTO:
+        from segcore.tasks import choose_task
 
-        if params.model.name in MODELS:
-            return str(model_card(params.model.name).task)
+        data = SimpleNamespace(name=params.data.name, tasks=tuple(tasks))
+        return choose_task(params.model.name, data, wanted)
     if wanted is None:
         return tasks[0]
     from segcore.tasks import labels_for

@@ -13,6 +13,7 @@ RECIPE: dict[str, Any] = {
     "train.epoch_steps": 40,
     "train.refit": True,
     "train.batch_size": 4,
+    "train.progressive": 0.0,
     "train.lr": 0.02,
     "train.precision": "fp32",
     "train.augment.crop": [48, 64],

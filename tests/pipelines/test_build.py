@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[2]
 SETTLED = {
     "train.batch_size": 4,
     "train.augment.crop": None,
+    "train.progressive": 0.0,
     "train.augment.class_crops": 0.0,
     "train.augment.vflip": 0.0,
     "train.augment.rot90": 0.0,

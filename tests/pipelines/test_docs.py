@@ -1,6 +1,5 @@
 """The documentation: it builds without a warning, and the blocks marked to be run do run."""
 
-import os
 import re
 import subprocess
 import sys
@@ -11,11 +10,14 @@ import pytest
 from PIL import Image
 
 from tests.pipelines.conftest import CLASSES, PALETTE, REPOSITORY, paint
+from tests.pipelines.test_pipeline import STAGES, TINY, clone, environment, repro, set_params
 
 DOCS = REPOSITORY / "docs"
 BLOCK = re.compile(r"^```\{\.(bash|python) \.run\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+AFTER = re.compile(r"^```\{\.(bash) \.trained\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
 PAGES = sorted(page.name for page in DOCS.glob("*.md") if BLOCK.search(page.read_text()))
+TRAINED = sorted(page.name for page in DOCS.glob("*.md") if AFTER.search(page.read_text()))
 FOREIGN = re.compile(r"""<(?:script|img|iframe)[^>]* src=["']?(?:https?:)?//|<link[^>]*"""
                      r"""rel=["']?(?:stylesheet|preload|preconnect)[^>]*https?://""")  # fmt: skip
 
@@ -40,19 +42,43 @@ def reader(tmp_path: Path, good_package: Path) -> Path:
 
 
 def test_the_how_tos_have_blocks_that_run() -> None:
-    assert {"index.md", "own-data.md", "serve.md"} <= set(PAGES)
+    assert {"export.md", "index.md", "lineage.md", "own-data.md", "serve.md"} <= set(PAGES)
+    assert {"few-labels.md", "label-doctor.md", "objects.md", "registry.md"} <= set(TRAINED)
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize("page", PAGES)
 def test_marked_blocks_run_in_order(reader: Path, page: str) -> None:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path}
-    for language, block in BLOCK.findall((DOCS / page).read_text()):
+    run_blocks(BLOCK, page, reader)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which a small pipeline has run."""
+    folder = clone(tmp_path_factory.mktemp("pages") / "segcore")
+    set_params(folder, **{**TINY, "tune.trials": 0, "train.epochs": 1})
+    assert repro(folder) == STAGES
+    subprocess.run(["git", "add", "params.yaml", "dvc.lock"], cwd=folder, check=True)
+    author = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", *author, "commit", "-qm", "small"], cwd=folder, check=True)
+    return folder
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("page", TRAINED)
+def test_blocks_of_a_trained_pipeline_run_in_order(trained: Path, page: str) -> None:
+    subprocess.run(["git", "checkout", "params.yaml", "dvc.lock"], cwd=trained, check=True)
+    run_blocks(AFTER, page, trained)
+
+
+def run_blocks(pattern: re.Pattern[str], page: str, folder: Path) -> None:
+    for language, block in pattern.findall((DOCS / page).read_text()):
         done = subprocess.run(
             [*RUN[language], block],
-            cwd=reader,
-            env=environment,
+            cwd=folder,
+            env=environment(),
             capture_output=True,
             text=True,
             check=False,

@@ -46,6 +46,7 @@ PARAMS = {
     "train.lr": 0.002,
     "train.precision": "fp32",
     "train.augment.crop": [96, 96],
+    "train.progressive": 0.0,
     "train.augment.class_crops": 0.0,
     "train.augment.vflip": 0.0,
     "train.augment.rot90": 0.0,

@@ -166,7 +166,7 @@ def test_the_budget_is_kept_and_data_seen_often_enough_need_less() -> None:
     assert value("train.max_minutes", {"train.budget_minutes": 20.0}) == 20
 
 
-def test_half_of_the_time_is_at_half_size_and_has_three_times_the_steps() -> None:
+def test_half_of_the_time_is_at_half_size_where_a_class_is_rare() -> None:
     decisions, whole = planned(), planned({"train.progressive": 0.0})
     assert decisions["train.progressive"].value == 0.5
     assert "128 x 128" in decisions["train.progressive"].why
@@ -174,6 +174,11 @@ def test_half_of_the_time_is_at_half_size_and_has_three_times_the_steps() -> Non
         one["train.epochs"].value * one["train.epoch_steps"].value for one in (decisions, whole)
     ]
     assert steps[0] / steps[1] == pytest.approx(0.5 + 0.5 * 3.2, rel=0.1)
+    even = [
+        {"name": name, "pixel_share": share, "image_share": 1.0, "thickness_px": 9}
+        for name, share in (("membrane", 0.24), ("cell", 0.76))
+    ]
+    assert value("train.progressive", classes=even) == 0
     small = {"distinct": 1, "min": [96, 120], "median": [96, 120], "max": [96, 120]}
     assert value("train.progressive", sizes=small) == 0
     assert value("train.progressive", {"train.epochs": 40}) == 0
@@ -243,6 +248,8 @@ def test_the_kind_of_task_follows_what_is_set_then_the_model_then_the_labels() -
     assert task_of(params(**{"data.task": "semi_supervised"}), tasks) == "semi_supervised"
     with pytest.raises(OptionError, match=r"data\.task is panoptic, and streets has labels for"):
         task_of(params(**{"data.task": "panoptic"}), tasks)
+    with pytest.raises(OptionError, match=r"data\.task is instance, and model\.name unet is for"):
+        task_of(params(**{"data.task": "instance", "model.name": "unet"}), tasks)
 
 
 def test_auto_without_a_rule_is_refused() -> None:

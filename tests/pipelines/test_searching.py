@@ -49,6 +49,7 @@ SETTLED = {
     "train.lr": 0.002,
     "train.precision": "fp32",
     "train.augment.crop": None,
+    "train.progressive": 0.0,
     "train.augment.class_crops": 0.0,
     "train.augment.vflip": 0.0,
     "train.augment.rot90": 0.0,

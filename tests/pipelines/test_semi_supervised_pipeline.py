@@ -40,6 +40,7 @@ PARAMS = {
     "train.lr": 0.002,
     "train.precision": "fp32",
     "train.augment.crop": [64, 64],
+    "train.progressive": 0.0,
     "train.augment.class_crops": 0.5,
     "train.augment.vflip": 0.0,
     "train.augment.rot90": 0.0,

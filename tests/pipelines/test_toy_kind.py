@@ -257,6 +257,7 @@ PARAMS = {
     "train.lr": 0.05,
     "train.precision": "fp32",
     "train.augment.crop": None,
+    "train.progressive": 0.0,
     "train.augment.class_crops": 0.0,
     "train.augment.vflip": 0.5,
     "train.augment.rot90": 0.0,
