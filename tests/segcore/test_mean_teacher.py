@@ -113,6 +113,17 @@ def fit(model: nn.Module, resume: Any = None, **options: Any) -> Iterator[segcor
     )  # fmt: skip
 
 
+def test_all_views_are_halved_in_the_first_part_of_a_progressive_run() -> None:
+    batch = next(iter(Pairs().epoch(0)))
+    small = task().smaller(batch)
+    assert small["labelled"]["image"].shape[-2:] == small["labelled"]["target"].shape[-2:] == (6, 6)
+    rest = small["unlabelled"]
+    assert rest["image"].shape == rest["strong"].shape == (4, 3, 6, 6)
+    assert rest["target"] is batch["unlabelled"]["target"]
+    figures = [epoch.metrics for epoch in fit(toy_net(), progressive=0.5)]
+    assert 0 <= figures[-1]["val/miou"] <= 1
+
+
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
 def test_a_resumed_run_ends_with_the_same_teacher(ema_decay: float | None) -> None:
     whole = toy_net()

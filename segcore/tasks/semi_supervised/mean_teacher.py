@@ -20,6 +20,7 @@ from segcore.data.streams import LABELLED, UNLABELLED
 from segcore.errors import OptionError
 from segcore.tasks.base import Batch
 from segcore.tasks.ema import WeightAverage
+from segcore.tasks.semantic.smaller import halve_images
 from segcore.tasks.semi_supervised.streams import StreamsTask, plain
 
 CUT_AREA = 0.5
@@ -43,6 +44,8 @@ class MeanTeacherTask(StreamsTask):
     Raises:
         OptionError: an option is out of range.
     """
+
+    resizes = True
 
     def __init__(
         self,
@@ -91,6 +94,12 @@ class MeanTeacherTask(StreamsTask):
             **self.terms(model, own, labelled["target"]),
             "consistency": self.weight * (errors * sure).mean(),
         }
+
+    def smaller(self, batch: Batch) -> Batch:
+        """Both streams, the strong views as well."""
+        rest = batch[UNLABELLED]
+        halved = {name: halve_images(rest[name]) for name in ("image", "strong")}
+        return {**batch, LABELLED: super().smaller(batch[LABELLED]), UNLABELLED: {**rest, **halved}}
 
     @torch.no_grad()
     def _label(self, model: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
