@@ -65,4 +65,7 @@ class PredictParams(Section):
     )
     max_megapixels: float = Field(gt=0, description="larger files are refused unread")
     crf: CRFParams | None = Field(description="dense CRF after the model; null: none")
-    ray_min_images: int = Field(ge=1, description="from this many images on, Ray Data")
+    ray_min_images: Count | Literal["auto"] = Field(
+        description="from this many images on, Ray Data; auto: 500 with several accelerators, else "
+        "never without a cluster: one process uses all cores"
+    )

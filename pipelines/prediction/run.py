@@ -35,6 +35,7 @@ from segcore.machine import describe_machine
 SOME_FAILED = 3
 SAVE_S = 10.0
 SAVE_EVERY = 20  # times as long as the last took: at most a twentieth of the time goes into it
+RAY_MIN_IMAGES = 500  # Ray's start costs as much as some hundred images
 ITEMS_PER_CALL = 8  # of an actor: reading and writing overlap within a call
 
 
@@ -86,7 +87,7 @@ def predict(
 ) -> Summary:
     """Predict every input that has no valid result yet.
 
-    In this process for few images; by Ray Data's actors from `predict.ray_min_images` on and
+    In this process, which uses all cores; by Ray Data's actors from `predict.ray_min_images` on and
     where `cluster.address` names a cluster. Killed at any moment and run again, it goes on.
 
     Args:
@@ -176,6 +177,14 @@ def _work(params: Params, job: Job, index: Index) -> tuple[Counter[str], list[Ro
     return counts, sorted(failed, key=lambda row: row.path)
 
 
+def _ray_min_images(params: Params) -> int | None:
+    """From how many images on Ray Data predicts them on this machine; None: never."""
+    asked = params.predict.ray_min_images
+    if asked != "auto":
+        return asked
+    return RAY_MIN_IMAGES if describe_machine().accelerators > 1 else None
+
+
 def _save_manifest(job: Job, index: Index) -> None:
     manifest.write(job.out, index.rows(), job.columns)
     job.shared.push(manifest.FILE)
@@ -198,8 +207,10 @@ def _results(params: Params, job: Job, index: Index) -> Iterator[Row]:
         for item, known in index.work()
         if known is None or not job.made(item, known) or not job.is_written(item)
     )
-    new = sum(islice(news, params.predict.ray_min_images))
-    if new and (new >= params.predict.ray_min_images or session.address(params.cluster) != "local"):
+    least = _ray_min_images(params)
+    new = sum(islice(news, least or 1))
+    alone = session.address(params.cluster) == "local" and (least is None or new < least)
+    if new and not alone:
         from pipelines.cluster.data import map_batches
 
         share = min(1.0, params.cluster.cpus_per_worker / describe_machine().cores)

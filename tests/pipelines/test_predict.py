@@ -15,10 +15,11 @@ from PIL import Image
 from pipelines.params import Params
 from pipelines.prediction import journal, manifest
 from pipelines.prediction.inputs import find_inputs, read_bytes
-from pipelines.prediction.run import SOME_FAILED, Summary, predict
+from pipelines.prediction.run import SOME_FAILED, Summary, _ray_min_images, predict
 from pipelines.prediction.worker import Worker
 from segcore.data.shards import open_shards
 from segcore.errors import DataError, PackageError
+from segcore.machine import describe_machine
 from segcore.package import load_package, package_digest
 
 OUT = Path("out")
@@ -159,6 +160,13 @@ def test_probabilities_and_coco_of_class_maps(
     before = (OUT / "coco.json").read_bytes()
     assert run(more, images, good_package).kept == 6
     assert (OUT / "coco.json").read_bytes() == before
+
+
+def test_one_machine_predicts_in_one_process_unless_it_has_accelerators(project: Params) -> None:
+    assert project.predict.ray_min_images == "auto"
+    several = describe_machine().accelerators > 1
+    assert _ray_min_images(project) == (500 if several else None)
+    assert _ray_min_images(project.override({"predict.ray_min_images": 7})) == 7
 
 
 def test_bad_files_are_rows_with_a_reason(
