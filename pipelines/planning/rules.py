@@ -160,7 +160,7 @@ def progressive(facts: Facts) -> Decision:
     """
     share = STARTS[facts.task].progressive if facts.task in STARTS else 0.0
     if not share:
-        return Decision(0.0, "batches of this kind of task are not halved", ("task",))
+        return Decision(0.0, "tried with class maps alone", ("task",))
     if facts.params.train.epochs != "auto":  # type: ignore[comparison-overlap]
         return Decision(0.0, "you count epochs: none is cut", ("you",))
     half = min(facts.seen) // 2

@@ -18,7 +18,7 @@ class Start(NamedTuple):
         options: by name, (value, reason).
         loss: name of the loss; OWN where the model has its own.
         batch: images of a step, at most.
-        progressive: share of the run at half size; 0: its batches cannot be halved.
+        progressive: share of the run at half size; 0: none, or not tried.
     """
 
     model: str

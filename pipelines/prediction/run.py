@@ -177,7 +177,7 @@ def _work(params: Params, job: Job, index: Index) -> tuple[Counter[str], list[Ro
     return counts, sorted(failed, key=lambda row: row.path)
 
 
-def _ray_min_images(params: Params) -> int | None:
+def ray_min_images(params: Params) -> int | None:
     """From how many images on Ray Data predicts them on this machine; None: never."""
     asked = params.predict.ray_min_images
     if asked != "auto":
@@ -207,7 +207,7 @@ def _results(params: Params, job: Job, index: Index) -> Iterator[Row]:
         for item, known in index.work()
         if known is None or not job.made(item, known) or not job.is_written(item)
     )
-    least = _ray_min_images(params)
+    least = ray_min_images(params)
     new = sum(islice(news, least or 1))
     alone = session.address(params.cluster) == "local" and (least is None or new < least)
     if new and not alone:

@@ -85,7 +85,8 @@ class Worker:
         Raises:
             PackageError: the model cannot be loaded.
         """
-        ahead = 2 * max(self._job.images_per_call, self._streams) + READERS
+        # At most twice as many, and a call's, wait to be run or written.
+        ahead = max(self._job.images_per_call, self._streams) + READERS
         rows: deque[Future[Row]] = deque()
         readers, writers = ThreadPoolExecutor(READERS), ThreadPoolExecutor(WRITERS)
         with share_cores(self._streams) as runners:

@@ -108,7 +108,7 @@ def check(params: Params, dataset: Any, *, workers: int = 1) -> None:
     Raises:
         SegcoreError: a name, an option, a value or the data is wrong.
     """
-    from segcore.engine.options import FitOptions
+    from segcore.engine.options import FitOptions, check_resizes
 
     FitOptions(**params.train.fit_options())
     check_size(params, dataset)
@@ -117,11 +117,7 @@ def check(params: Params, dataset: Any, *, workers: int = 1) -> None:
         cache = "none"  # written by the first worker; here it would take minutes
     build_loaders(params, dataset, cache=cache, world_size=workers)
     model, task = build_model(params, dataset), build_task(params, dataset)
-    if params.train.progressive and not task.resizes:
-        raise OptionError(
-            f"train.progressive is {params.train.progressive:g}, but batches of this task cannot "
-            "be halved: set it to 0"
-        )
+    check_resizes(task, params.train.progressive)
     if params.cluster.shard:
         _check_shard(params, task, model)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from segcore.engine.batches import batch_count
 from segcore.engine.distributed import default_device, gather
 from segcore.engine.gradients import GradientHistogram, gradient_histograms
-from segcore.engine.options import FitOptions, check_steps
+from segcore.engine.options import FitOptions, check_resizes, check_steps
 from segcore.engine.run import Run
 from segcore.engine.sharding import is_sharded
 from segcore.engine.state import check_resume
@@ -184,11 +184,7 @@ def fit(
     )
     place = _device(device)
     check_steps(task.steps())
-    if progressive and not task.resizes:
-        raise OptionError(
-            f"progressive is {progressive!r}, but {type(task).__name__} cannot halve its batches: "
-            "give 0"
-        )
+    check_resizes(task, progressive)
     _check_loaders(train_loader, val_loader)
     run = Run(task, model, train_loader, val_loader, options=options, device=place, ending=ending)
     if resume is not None:

@@ -8,7 +8,7 @@ import torch
 
 from segcore.engine.optim import OPTIMIZERS, SCHEDULES
 from segcore.errors import OptionError, unknown_name
-from segcore.tasks.base import Step
+from segcore.tasks.base import Step, Task
 
 PRECISIONS: dict[str, torch.dtype] = {
     "bf16": torch.bfloat16,
@@ -98,6 +98,19 @@ def _number(
     )
     if not right:
         raise OptionError(f"{name} is {value!r}: give a number {' and '.join(bounds)}")
+
+
+def check_resizes(task: Task, progressive: float) -> None:
+    """Refuse a progressive run of a task that cannot halve its batches.
+
+    Raises:
+        OptionError: it cannot.
+    """
+    if progressive and not task.resizes:
+        raise OptionError(
+            f"progressive is {progressive!r}, but {type(task).__name__} cannot halve its batches: "
+            "give 0"
+        )
 
 
 def check_steps(steps: Sequence[Step]) -> None:

@@ -28,6 +28,8 @@ from segcore.tasks.sections import ClassTable, Section, Shown
 Floats = NDArray[np.float64]
 Records = Any  # of a split, in the form in which a kind weights them
 Columns = tuple[tuple[str, pa.DataType], ...]
+Extras = Collection[str]  # names of files that are written beside the main one
+Rows = Iterable[Mapping[str, Any]]  # of the manifest
 OVERLAYS = "overlays"
 
 
@@ -264,31 +266,23 @@ class Kind:
 
     # Files
 
-    def outputs(self, extras: Collection[str] = ()) -> tuple[Output, ...]:
+    def outputs(self, extras: Extras = ()) -> tuple[Output, ...]:
         """The files of a prediction, the main one first, then the `extras` that are asked for."""
         raise NotImplementedError
 
-    def predictor_options(self, extras: Collection[str]) -> dict[str, Any]:
+    def predictor_options(self, extras: Extras) -> dict[str, Any]:
         """What a predictor must be told so that `outputs` has what the extras need."""
         return {}
 
-    def columns(self, extras: Collection[str] = ()) -> Columns:
+    def columns(self, extras: Extras = ()) -> Columns:
         """What `row` returns, as columns of the manifest: `row_columns`, and those of extras."""
         return self.row_columns
 
-    def row(
-        self, prediction: Any, spec: PackageSpec, extras: Collection[str] = ()
-    ) -> dict[str, Any]:
+    def row(self, prediction: Any, spec: PackageSpec, extras: Extras = ()) -> dict[str, Any]:
         """What the manifest says of a prediction: `columns`, in the values of Arrow."""
         return {}
 
-    def write_job(
-        self,
-        out: Path,
-        rows: Iterable[Mapping[str, Any]],
-        spec: PackageSpec,
-        extras: Collection[str] = (),
-    ) -> None:
+    def write_job(self, out: Path, rows: Rows, spec: PackageSpec, extras: Extras = ()) -> None:
         """Write what a whole job becomes (COCO JSON, say) beside the manifest.
 
         Args:

@@ -15,7 +15,7 @@ from PIL import Image
 from pipelines.params import Params
 from pipelines.prediction import journal, manifest
 from pipelines.prediction.inputs import find_inputs, read_bytes
-from pipelines.prediction.run import SOME_FAILED, Summary, _ray_min_images, predict
+from pipelines.prediction.run import SOME_FAILED, Summary, predict, ray_min_images
 from pipelines.prediction.worker import Worker
 from segcore.data.shards import open_shards
 from segcore.errors import DataError, PackageError
@@ -165,8 +165,8 @@ def test_probabilities_and_coco_of_class_maps(
 def test_one_machine_predicts_in_one_process_unless_it_has_accelerators(project: Params) -> None:
     assert project.predict.ray_min_images == "auto"
     several = describe_machine().accelerators > 1
-    assert _ray_min_images(project) == (500 if several else None)
-    assert _ray_min_images(project.override({"predict.ray_min_images": 7})) == 7
+    assert ray_min_images(project) == (500 if several else None)
+    assert ray_min_images(project.override({"predict.ray_min_images": 7})) == 7
 
 
 def test_bad_files_are_rows_with_a_reason(

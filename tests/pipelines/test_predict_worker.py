@@ -1,6 +1,7 @@
 """The worker of a prediction: bounded queues, pictures that run together, pictures at once."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,19 @@ def test_the_queues_are_bounded(
     batch: int,
 ) -> None:
     read, done = [], []
-    real = Worker._read
+    real, write = Worker._read, Worker._write
 
     def count(self: Worker, work: Any) -> Any:
         read.append(work)
         assert len(read) - len(done) <= 6 * batch + 8
         return real(self, work)
 
+    def slowly(self: Worker, *given: Any) -> Any:
+        time.sleep(0.02)  # all queues before it fill up
+        return write(self, *given)
+
     monkeypatch.setattr(Worker, "_read", count)
+    monkeypatch.setattr(Worker, "_write", slowly)
     worker = Worker(make(project, good_package, batch=batch))
     for row, (item, _) in zip(worker.stream(works), works, strict=True):
         assert (row.path, row.status) == (item.path, "ok")

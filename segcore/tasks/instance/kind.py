@@ -1,6 +1,6 @@
 """Instance segmentation as a kind of task: objects, each with class, box, mask and score."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from segcore.tasks.instance import records as scoring
 from segcore.tasks.instance.predictor import InstancePrediction, InstancePredictor
 from segcore.tasks.instance.targets import ObjectLabel, ObjectTargets, random_objects
 from segcore.tasks.instance.task import create_instance_task
-from segcore.tasks.kind import OVERLAYS, Floats, Kind, Output, Served
+from segcore.tasks.kind import OVERLAYS, Extras, Floats, Kind, Output, Rows, Served
 from segcore.tasks.sections import ClassTable, Section, Shown
 
 CONTOURS = "contours"
@@ -168,7 +168,7 @@ class InstanceKind(Kind):
         """Colours of errors; objects have colours of their own."""
         return pictures.LEGEND
 
-    def outputs(self, extras: Collection[str] = ()) -> tuple[Output, ...]:
+    def outputs(self, extras: Extras = ()) -> tuple[Output, ...]:
         """instances/*.png of ids; overlays/*.jpg; contours/*.geojson."""
         main = Output("instances", ".png", files.id_png)
         known = {
@@ -178,18 +178,12 @@ class InstanceKind(Kind):
         return (main, *(known[name] for name in known if name in extras))
 
     def row(
-        self, prediction: InstancePrediction, spec: PackageSpec, extras: Collection[str] = ()
+        self, prediction: InstancePrediction, spec: PackageSpec, extras: Extras = ()
     ) -> dict[str, Any]:
         """objects: class, score, box, area and run lengths of each."""
         return files.row(prediction)
 
-    def write_job(
-        self,
-        out: Path,
-        rows: Iterable[Mapping[str, Any]],
-        spec: PackageSpec,
-        extras: Collection[str] = (),
-    ) -> None:
+    def write_job(self, out: Path, rows: Rows, spec: PackageSpec, extras: Extras = ()) -> None:
         """coco.json."""
         files.write_coco(out, rows, spec)
 

@@ -1,6 +1,6 @@
 """Panoptic segmentation as a kind of task: every pixel to an object or to a class of stuff."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from segcore.tasks.base import Batch, Task
 from segcore.tasks.instance.files import pad
 from segcore.tasks.instance.kind import count_things
 from segcore.tasks.instance.targets import ObjectLabel, random_objects
-from segcore.tasks.kind import OVERLAYS, Floats, Kind, Output, Served
+from segcore.tasks.kind import OVERLAYS, Extras, Floats, Kind, Output, Rows, Served
 from segcore.tasks.panoptic import files, pictures
 from segcore.tasks.panoptic.predictor import PanopticPredictor
 from segcore.tasks.panoptic.segments import Panoptic, of_label
@@ -191,25 +191,17 @@ class PanopticKind(Kind):
         """The classes, and colours of errors."""
         return [*super().legend(data), *pictures.LEGEND]
 
-    def outputs(self, extras: Collection[str] = ()) -> tuple[Output, ...]:
+    def outputs(self, extras: Extras = ()) -> tuple[Output, ...]:
         """panoptic/*.png of ids as colours; overlays/*.jpg."""
         main = Output(files.FOLDER, ".png", files.png)
         overlay = Output(OVERLAYS, ".jpg", self.overlay)
         return (main, overlay) if OVERLAYS in extras else (main,)
 
-    def row(
-        self, prediction: Panoptic, spec: PackageSpec, extras: Collection[str] = ()
-    ) -> dict[str, Any]:
+    def row(self, prediction: Panoptic, spec: PackageSpec, extras: Extras = ()) -> dict[str, Any]:
         """segments: id, class, score, box and area of each."""
         return files.row(prediction)
 
-    def write_job(
-        self,
-        out: Path,
-        rows: Iterable[Mapping[str, Any]],
-        spec: PackageSpec,
-        extras: Collection[str] = (),
-    ) -> None:
+    def write_job(self, out: Path, rows: Rows, spec: PackageSpec, extras: Extras = ()) -> None:
         """panoptic.json."""
         files.write_coco(out, rows, spec)
 

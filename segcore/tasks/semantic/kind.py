@@ -1,6 +1,6 @@
 """Semantic segmentation as a kind of task: class maps, confusion matrices, palette pictures."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from segcore.inference.predictor import Prediction, Predictor
 from segcore.inference.spec import PackageSpec
 from segcore.metrics import scores
 from segcore.tasks.base import Batch, Task
-from segcore.tasks.kind import OVERLAYS, Columns, Floats, Kind, Output, Served
+from segcore.tasks.kind import OVERLAYS, Columns, Extras, Floats, Kind, Output, Rows, Served
 from segcore.tasks.sections import ClassTable, Column, Heatmap, Section, Shown
 from segcore.tasks.semantic import confusions, files
 from segcore.tasks.semantic.task import create_semantic_task
@@ -163,7 +163,7 @@ class SemanticKind(Kind):
         """The classes, errors, and what has no label."""
         return [*super().legend(data), ("error", ERROR), ("not labelled", VOID)]
 
-    def outputs(self, extras: Collection[str] = ()) -> tuple[Output, ...]:
+    def outputs(self, extras: Extras = ()) -> tuple[Output, ...]:
         """masks/*.png of class indices, with the palette; overlays/*.jpg; confidence/*.png, the
         probability of the class that was predicted, times 255; probabilities/*.npy, float16
         [K, H, W]; contours/*.geojson.
@@ -177,30 +177,22 @@ class SemanticKind(Kind):
         }
         return (mask, *(known[name] for name in known if name in extras))
 
-    def predictor_options(self, extras: Collection[str]) -> dict[str, Any]:
+    def predictor_options(self, extras: Extras) -> dict[str, Any]:
         """`confidence` and `probabilities` are kept where they are asked for."""
         return {name: True for name in (files.CONFIDENCE, files.PROBABILITIES) if name in extras}
 
-    def columns(self, extras: Collection[str] = ()) -> Columns:
+    def columns(self, extras: Extras = ()) -> Columns:
         """class_shares; segments, run lengths of each class that occurs, for `coco`."""
         return (*self.row_columns, *(files.SEGMENT_COLUMNS if files.COCO in extras else ()))
 
-    def row(
-        self, prediction: Prediction, spec: PackageSpec, extras: Collection[str] = ()
-    ) -> dict[str, Any]:
+    def row(self, prediction: Prediction, spec: PackageSpec, extras: Extras = ()) -> dict[str, Any]:
         """class_shares: class name -> share of the pixels, of the classes that occur."""
         facts: dict[str, Any] = {"class_shares": files.shares(prediction.mask, spec.classes)}
         if files.COCO in extras:
             facts[files.SEGMENTS] = files.segments(prediction.mask)
         return facts
 
-    def write_job(
-        self,
-        out: Path,
-        rows: Iterable[Mapping[str, Any]],
-        spec: PackageSpec,
-        extras: Collection[str] = (),
-    ) -> None:
+    def write_job(self, out: Path, rows: Rows, spec: PackageSpec, extras: Extras = ()) -> None:
         """coco.json, for `coco`."""
         if files.COCO in extras:
             files.write_coco(out, rows, spec)
