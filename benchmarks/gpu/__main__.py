@@ -4,10 +4,12 @@
     python -m benchmarks.gpu                 # there: 40 minutes
     python -m benchmarks.gpu --dry-run       # here: every part on the CPU, tiny
 
-`segcore` alone is needed: no Ray, MLflow, DVC, YAML. Each part has its share of the minutes and a
-process of its own; a row that stands in <out>/gpu.json for this machine is not measured again, so
-a second sitting goes on where the first ended. Rows that failed say why; --again forgets the rows
-of the parts given by --only. gpu.md beside it are the tables.
+`segcore` alone is needed: no Ray, MLflow, DVC, YAML. Each phase has its share of the minutes. Parts
+whose figures are not of time run at once, in several processes each: a small network does not fill
+a card, and the compiler waits for processors. A part that takes times runs alone. A row that stands
+in <out>/gpu.json for this machine is not measured again, so a second sitting goes on where the
+first ended. Rows that failed say why; --again forgets the rows of the parts given by --only. gpu.md
+beside it are the tables.
 """
 
 import argparse
@@ -17,6 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -32,16 +37,31 @@ SHARDS = ROOT / "data" / "gpu" / "camvid"
 MIRROR = Path(os.environ.get("SEGCORE_MIRROR") or ROOT / "../shared/data")
 MOST_MB = 60
 GRACE_S = 120.0  # to end a row that began in time
-# Minutes of forty, in order of value.
-PARTS: dict[str, float] = {
-    "exact": 4.0,
-    "precision": 5.0,
-    "steps": 9.0,
-    "feed": 2.0,
-    "detection": 2.0,
-    "predict": 2.0,
-    "trained": 16.0,
-}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Parts that run at once.
+
+    Args:
+        minutes: of forty.
+        processes: of each part, among which its rows are shared out.
+    """
+
+    minutes: float
+    processes: Mapping[str, int]
+
+
+# In order of value. The compiler's code of the first is in its cache where the second times it.
+PHASES = (
+    Phase(8.0, {"exact": 2, "tasks": 2, "precision": 3, "compile": 5}),
+    Phase(8.0, {"steps": 1}),
+    Phase(2.0, {"detection": 1}),
+    Phase(2.0, {"predict": 1}),
+    Phase(2.0, {"feed": 1}),
+    Phase(18.0, {"trained": 4}),
+)
+PARTS = tuple(part for phase in PHASES for part in phase.processes)
 
 
 def pack(folder: Path) -> float:
@@ -61,11 +81,11 @@ def pack(folder: Path) -> float:
     return found
 
 
-def run_part(name: str, bench: Bench, minutes: float) -> None:
-    """Measure rows of a part until its minutes are over."""
+def run_part(name: str, bench: Bench, minutes: float, *, share: int = 0, of: int = 1) -> None:
+    """Measure every `of`-th row of a part, from `share` on, until its minutes are over."""
     end, where = time.monotonic() + 60.0 * minutes, results.machine(bench)
     part = importlib.import_module(f"benchmarks.gpu.{name}")
-    for row, measure in part.plan(bench):
+    for row, measure in islice(part.plan(bench), share, None, of):
         if results.known(results.read(bench.out), name, row, where):
             continue
         if time.monotonic() > end:
@@ -90,17 +110,30 @@ def said(error: Exception) -> str:
     return f"{type(error).__name__}: {told}"
 
 
-def in_own_process(name: str, given: list[str], minutes: float) -> None:
-    """A part in a process of its own; one that hangs or dies takes no other with it."""
-    command = [sys.executable, "-m", "benchmarks.gpu", *given, "--part", name]
-    command += ["--minutes", str(minutes)]
-    try:
-        done = subprocess.run(command, cwd=ROOT, timeout=60.0 * minutes + GRACE_S)
-    except subprocess.TimeoutExpired:
-        print(f"{name}: stopped, a row took longer than its part has", flush=True)
-        return
-    if done.returncode:
-        print(f"{name}: ended with exit code {done.returncode}", flush=True)
+def run_phase(processes: Mapping[str, int], given: list[str], minutes: float) -> None:
+    """Parts in processes of their own; one that hangs or dies takes no other with it."""
+    together = sum(processes.values())
+    env = dict(os.environ)
+    if together > 1:
+        threads = str(max(1, (os.cpu_count() or 1) // together))
+        env |= {"OMP_NUM_THREADS": threads, "TORCHINDUCTOR_COMPILE_THREADS": threads}
+    started: list[tuple[str, subprocess.Popen[bytes]]] = []
+    for name, number in processes.items():
+        for share in range(number):
+            command = [sys.executable, "-m", "benchmarks.gpu", *given, "--part", name]
+            command += ["--minutes", str(minutes), "--share", str(share), str(number)]
+            started.append((name, subprocess.Popen(command, cwd=ROOT, env=env)))
+    end = time.monotonic() + 60.0 * minutes + GRACE_S
+    for name, process in started:
+        try:
+            code = process.wait(timeout=max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            print(f"{name}: stopped, a row took longer than its part has", flush=True)
+            continue
+        if code:
+            print(f"{name}: ended with exit code {code}", flush=True)
 
 
 def forget(folder: Path, parts: list[str]) -> None:
@@ -129,10 +162,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--shards", type=Path, default=SHARDS)
     parser.add_argument("--minutes", type=float, default=40.0, help="of the whole")
     parser.add_argument("--row-minutes", type=float, default=1.5, help="of training, a system")
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--again", action="store_true", help="forget rows of these parts first")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
-    parser.add_argument("--part", choices=list(PARTS), help="one part, in this process")
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="through torch.compile, of systems that train before their minutes; and steps too",
+    )
+    parser.add_argument("--part", choices=PARTS, help="one part, in this process")
+    parser.add_argument("--share", type=int, nargs=2, default=(0, 1), help="K N: rows K, K + N ...")
     return parser.parse_args(arguments)
 
 
@@ -148,15 +188,20 @@ def dry_run(given: argparse.Namespace) -> None:
 
 
 def sitting(given: argparse.Namespace) -> None:
-    """The parts in order; what one leaves of its minutes, the later ones share."""
+    """The phases in order; what one leaves of its minutes, the later ones share."""
     end = time.monotonic() + 60.0 * given.minutes
     passed = ["--shards", str(given.shards.resolve()), "--out", str(given.out.resolve())]
     passed += ["--row-minutes", str(given.row_minutes)]
-    for number, name in enumerate(given.only):
+    passed += ["--compile" if given.compile else "--no-compile"]
+    asked = []
+    for phase in PHASES:
+        processes = {name: n for name, n in phase.processes.items() if name in given.only}
+        asked += [Phase(phase.minutes, processes)] if processes else []
+    for number, phase in enumerate(asked):
         left = (end - time.monotonic()) / 60.0
         if left > 0:
-            later = sum(PARTS[other] for other in given.only[number:])
-            in_own_process(name, passed, left * PARTS[name] / later)
+            later = sum(other.minutes for other in asked[number:])
+            run_phase(phase.processes, passed, left * phase.minutes / later)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -179,9 +224,10 @@ def main(arguments: list[str] | None = None) -> int:
     if given.part:
         bench = Bench(
             device="cuda", dry=False, shards=given.shards, out=given.out,
-            row_minutes=given.row_minutes,
+            row_minutes=given.row_minutes, compile=given.compile, at_once=given.share[1],
         )  # fmt: skip
-        run_part(given.part, bench, given.minutes)
+        share, of = given.share
+        run_part(given.part, bench, given.minutes, share=share, of=of)
         return 0
     if given.again:
         forget(given.out, given.only)

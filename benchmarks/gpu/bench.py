@@ -20,7 +20,7 @@ Plan = Iterator[tuple[str, Callable[[], Row]]]
 
 CLASSES = 11
 TINY = ("fcn_small", "unet_small")
-WARM, REPEATS, LONGEST_S = 3, 20, 3.0
+WARM, REPEATS, LONGEST_S = 3, 20, 1.5
 LITERATURE = (
     "fc_densenet56", "fc_densenet103", "segnet", "enet", "linknet", "pspnet", "unet_small",
     "fcn_small",
@@ -37,6 +37,8 @@ class Bench:
         shards: the dataset.
         out: folder of the results.
         row_minutes: of training, for each row of the literature.
+        compile: those trainings go through torch.compile, and steps are timed with it too.
+        at_once: processes that share the device.
     """
 
     device: str
@@ -44,6 +46,8 @@ class Bench:
     shards: Path
     out: Path
     row_minutes: float
+    compile: bool = True
+    at_once: int = 1
 
     @property
     def size(self) -> tuple[int, int]:

@@ -104,7 +104,20 @@ def compare(bench: Bench, norm: str, found: Mapping[str, list[Tensor]] | None = 
     row["same bits"] = all(torch.equal(a, b) for a, b in pairs)
     begun = [value.detach() for value in network(norm).state_dict().values()]
     row["moved by training"] = relative(alone["weights"], begun)
+    row["rounding of a gradient"] = rounding(bench, norm)
     return row
+
+
+def rounding(bench: Bench, norm: str) -> float:
+    """How far fp32 takes a gradient from float64's in one process: nothing can agree better."""
+    batch, found = Noise(size(bench), BATCH, STEPS).make(99), []
+    for dtype in (torch.float32, torch.float64):
+        model = network(norm).to(place(bench, 0), dtype)
+        image = (batch["image"].to(place(bench, 0), dtype) / 255 - 0.5) / 0.29
+        target = batch["target"].to(image.device)
+        nn.functional.cross_entropy(model(image)["out"], target).backward()
+        found.append([p.grad.cpu() for p in model.parameters()])
+    return relative(*found)
 
 
 def network(norm: str) -> nn.Module:

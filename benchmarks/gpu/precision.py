@@ -34,7 +34,7 @@ def plan(bench: Bench) -> Plan:
 
 
 def train(bench: Bench, name: str) -> Row:
-    """The same steps in each precision: loss over the epoch, validation, images a second."""
+    """The same steps in each precision: loss over the epoch, validation."""
     dataset = segcore.open_shards(bench.shards)
     kind, row = get_kind("semantic"), {}
     for precision in PRECISIONS:
@@ -52,7 +52,6 @@ def train(bench: Bench, name: str) -> Row:
             metrics = epoch.metrics
         row[f"{precision} loss"] = round(metrics["train/loss"], 4)
         row[f"{precision} val mIoU"] = round(metrics["val/miou"], 4)
-        row[f"{precision} images/s"] = round(metrics["images_per_s"], 1)
     return row
 
 

@@ -10,7 +10,9 @@ from benchmarks.gpu.bench import TINY, Bench, Plan, Row
 from benchmarks.literature.rows import spec_of
 from segcore.tasks import get_kind
 
-NAMES = ("unet_small", "linknet", "enet", "segnet", "pspnet", "fc_densenet103", "fcn8s")
+NAMES = (
+    "unet_small", "fcn_small", "linknet", "enet", "segnet", "pspnet", "fc_densenet103", "fcn8s",
+)  # fmt: skip
 BATCHES = (1, 8, 32)
 PICTURES = 96
 

@@ -1,7 +1,10 @@
 """The answers so far: rows by part, as JSON and as Markdown."""
 
+import fcntl
 import json
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +42,19 @@ def known(rows: list[dict[str, Any]], part: str, name: str, where: dict[str, Any
 
 
 def add(folder: Path, part: str, name: str, where: dict[str, Any], figures: Row) -> None:
-    """Save a row beside those there are."""
+    """Save a row beside those there are; other processes wait."""
     new = {"part": part, "row": name, "machine": where, "figures": figures}
-    write(folder, [*read(folder), new])
+    with alone(folder):
+        write(folder, [*read(folder), new])
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """No other process that asks so changes the results meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write(folder: Path, rows: list[dict[str, Any]]) -> None:

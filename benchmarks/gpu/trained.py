@@ -3,6 +3,7 @@
 import torch
 
 import segcore
+from benchmarks.gpu import results
 from benchmarks.gpu.bench import Bench, Plan, Row
 from benchmarks.literature import table
 from benchmarks.literature.rows import Setting, about, measure
@@ -29,13 +30,15 @@ def train(bench: Bench, name: str) -> Row:
         device=bench.device,
         precision="bf16",
         channels_last=True,
-        compile=not bench.dry,
+        compile=bench.compile and not bench.dry,
+        at_once=bench.at_once,
     )
     dataset = segcore.open_shards(bench.shards)
     wanted, found = about(name, setting, dataset), measure(name, setting)
     file = bench.out / f"literature-{dataset.name}.json"
-    rows = [old for old in table.read(file) if {key: old.get(key) for key in wanted} != wanted]
-    table.write(file, [*rows, found])
+    with results.alone(bench.out):
+        rows = [old for old in table.read(file) if {key: old.get(key) for key in wanted} != wanted]
+        table.write(file, [*rows, found])
     published = model_card(name).published
     row: Row = {key: found[key] for key in SHOWN}
     row |= {key: value for key, value in published.items() if key.startswith(dataset.name)}

@@ -41,6 +41,7 @@ class Setting:
         precision: of `segcore.fit` and of the predictor.
         channels_last: memory layout.
         compile: train through torch.compile, which takes its time before the minutes begin.
+        at_once: trainings that share the device: their images a second are not of a whole one.
         pretrained: begin from ImageNet weights where the publication does, and the model can.
     """
 
@@ -53,6 +54,7 @@ class Setting:
     precision: str = "fp32"
     channels_last: bool = False
     compile: bool = False
+    at_once: int = 1
     pretrained: bool = False
 
 
@@ -74,6 +76,7 @@ def about(name: str, setting: Setting, dataset: Any) -> dict[str, Any]:
         "precision": setting.precision,
         "channels_last": setting.channels_last,
         "compile": setting.compile,
+        "at_once": setting.at_once,
         "pretrained": begins_pretrained(name, setting.pretrained),
     }
 
@@ -113,7 +116,7 @@ def train(name: str, setting: Setting, dataset: Any) -> tuple[torch.nn.Module, d
         batch_size=batch,
         seed=setting.seed,
         augment=recipe.augmentation(dataset.split("train").sizes[0]),
-        workers=min(MOST_WORKERS, describe_machine().cores - 1) if setting.device == "cuda" else 0,
+        workers=workers(setting),
     )
     options = _fit_options(recipe, setting, pretrained)
     figures: dict[str, Any] = {}
@@ -130,6 +133,13 @@ def train(name: str, setting: Setting, dataset: Any) -> tuple[torch.nn.Module, d
         "loss": round(last.metrics["train/loss"], 4),
     }
     return model, figures
+
+
+def workers(setting: Setting) -> int:
+    """Processes that decode: a GPU's host has processors to spare, a CPU that trains none."""
+    if setting.device != "cuda":
+        return 0
+    return min(MOST_WORKERS, (describe_machine().cores - 1) // setting.at_once)
 
 
 def compile_first(
@@ -216,10 +226,12 @@ def _fit_options(recipe: Recipe, setting: Setting, pretrained: bool) -> dict[str
     }
 
 
-def spec_of(name: str, dataset: Any) -> segcore.PackageSpec:
+def spec_of(name: str, dataset: Any, *, task: str = "semantic") -> segcore.PackageSpec:
     """What a predictor asks beside the weights."""
     return segcore.PackageSpec(
         architecture=name,
+        task=task,
+        things=dataset.info.things,
         num_classes=dataset.num_classes,
         in_channels=dataset.in_channels,
         classes=dataset.classes,

@@ -79,6 +79,7 @@ def _hardware(row: dict[str, Any]) -> str:
     how = row["precision"]
     how += ", channels last" if row["channels_last"] else ""
     how += ", compiled" if row["compile"] else ""
+    how += f", one of {row['at_once']} at once" if row.get("at_once", 1) > 1 else ""
     threads = f", {row['threads']} threads" if row["device"] == "cpu" and "threads" in row else ""
     return f"{row.get('hardware', row['device'])}{threads}, {how}"
 

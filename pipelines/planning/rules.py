@@ -21,6 +21,7 @@ REFIT_PICTURES = 1000
 FIRST_RESULT_MINUTES = 8.0
 ENOUGH_SAMPLES = 6_000
 DETECTIONS = 100
+LOADER_THREADS = 4  # more are no faster: docs/gpu.md
 VALIDATION_SHARE = 0.08
 VALIDATIONS = (2, 12)
 SEARCH_TRIALS = 3
@@ -96,6 +97,18 @@ def precision(facts: Facts) -> Decision:
     if machine.fast_bf16:
         return Decision("bf16", f"{machine.name} computes in bf16, twice as fast", ("machine",))
     return Decision("fp32", f"{machine.name} has no fast bf16", ("machine",))
+
+
+def loader_workers(facts: Facts) -> Decision:
+    """An accelerator would wait for each batch; a processor that trains has no time to spare."""
+    machine = facts.machine
+    if not machine.accelerators:
+        return Decision(
+            0, "the cores that would prepare batches ahead are those that train", ("machine",)
+        )
+    spare = machine.cores // machine.accelerators - 1
+    why = f"{machine.cores} cores; {machine.name} would wait for each batch"
+    return Decision(max(0, min(LOADER_THREADS, spare)), why, ("machine",))
 
 
 def loss(facts: Facts) -> Decision:
@@ -251,6 +264,7 @@ RULES: dict[str, Rule] = {
     "train.augment.crop": crop,
     "train.batch_size": batch_size,
     "train.precision": precision,
+    "train.loader_workers": loader_workers,
     "loss.name": loss,
     "loss.class_weights": class_weights,
     "train.lr": learning_rate,

@@ -211,6 +211,8 @@ def _device(device: torch.device | str | None) -> torch.device:
         raise OptionError(
             f"device is {str(device)!r}, which this machine cannot use: give cpu, or leave it out"
         ) from error
+    if place.type == "cuda" and place.index is None:
+        return default_device()  # this process's card
     return place
 
 

@@ -385,3 +385,11 @@ def test_compiled_steps_train_and_resume(tmp_path: Path) -> None:
     assert compiled.metrics["train/loss"] == pytest.approx(plain.metrics["train/loss"], rel=0.3)
     assert list(compiled.weights()) == list(plain.weights())
     resumes_exactly(lambda state: start_toy(state, compile=True, report_steps=2), tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator here")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", None])
+def test_an_accelerator_may_be_named_in_each_way(device: str | None) -> None:
+    for epoch in segcore.fit(toy_task(), toy_net(), Tiles(2), epochs=1, lr=0.01, device=device):
+        assert math.isfinite(epoch.metrics["train/loss"])
