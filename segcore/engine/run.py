@@ -152,6 +152,7 @@ class Run:
         self.last_progress = progress = self.progress()
         if progress < self.options.progressive:
             group = [self.task.smaller(batch) for batch in group]
+        self.task.before_step(progress)
         self.updater.run(self.wrapped, group, meter=self.meter, progress=progress)
         check_group(self.ranks)
         self.task.after_step(self.model)

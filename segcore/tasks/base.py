@@ -68,6 +68,13 @@ class Task:
         """Weighted loss terms (scalars on the device) of one batch."""
         raise NotImplementedError
 
+    def before_step(self, progress: float) -> None:
+        """Called before each batch's optimiser steps.
+
+        Args:
+            progress: done share of the run, in 0..1.
+        """
+
     def after_step(self, model: nn.Module) -> None:
         """Called after each batch's optimiser steps (an EMA teacher, say)."""
 

@@ -53,7 +53,7 @@ class Fixed(nn.Module):
 def test_only_sure_pixels_of_the_teacher_count() -> None:
     made = segcore.create_task(
         "semi_supervised", num_classes=3, mean=[0.0] * 3, std=[1.0] * 3, cutmix=0.0, threshold=0.8,
-        weight=2.0,
+        weight=2.0, burn_in=0.0,
     )  # fmt: skip
     logits = torch.zeros(1, 3, 1, 2)
     logits[0, :, 0, 0] = torch.tensor([4.0, 0.0, 0.0])  # 0.965
@@ -71,7 +71,7 @@ def test_only_sure_pixels_of_the_teacher_count() -> None:
 
 
 def test_gradients_reach_the_student_alone_and_the_teacher_follows() -> None:
-    made, model = task(threshold=0.0, decay=0.5, cutmix=1.0), toy_net()
+    made, model = task(threshold=0.0, decay=0.5, cutmix=1.0, burn_in=0.0), toy_net()
     batch = next(Pairs().epoch(0))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.stack(list(made.training_step(model, batch).values())).sum().backward()
@@ -88,6 +88,21 @@ def test_gradients_reach_the_student_alone_and_the_teacher_follows() -> None:
     made.after_step(model)
     for name, value in made.judged(model).state_dict().items():
         torch.testing.assert_close(value, model.state_dict()[name])
+
+
+def test_the_first_share_of_a_run_learns_from_masks_alone() -> None:
+    made, model, batch = task(burn_in=0.3), toy_net(), next(Pairs().epoch(0))
+    made.before_step(0.29)
+    torch.manual_seed(0)
+    alone = made.training_step(model, batch)
+    torch.manual_seed(0)
+    supervised = segcore.create_task("semantic", **FACTS).training_step(model, batch["labelled"])
+    assert alone == supervised
+    made.before_step(0.3)
+    assert made.training_step(model, batch).keys() == {*alone, "consistency"}
+    seen = [set(epoch.metrics) for epoch in fit(toy_net())]
+    assert "train/loss/consistency" not in seen[0]
+    assert "train/loss/consistency" in seen[-1]
 
 
 def test_mixed_pixels_keep_their_labels() -> None:
@@ -149,7 +164,7 @@ def test_one_logit_is_two_classes() -> None:
     logits = torch.tensor([[[[3.0, -1.0]]]])
     probability = two_sided(logits).softmax(1)[:, 1:]
     torch.testing.assert_close(probability, logits.sigmoid())
-    made = segcore.create_task("semi_supervised", num_classes=1, mean=[0.5], std=[0.2])
+    made = segcore.create_task("semi_supervised", num_classes=1, mean=[0.5], std=[0.2], burn_in=0.0)
     model = nn.Conv2d(1, 1, 3, padding=1)
     image = torch.rand(2, 1, 8, 8)
     batch = {

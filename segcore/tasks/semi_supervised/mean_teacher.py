@@ -3,9 +3,10 @@
 The plain baseline of learning from images without masks, for any semantic architecture. With
 `decay` 0 the teacher is the model itself, and these are the pseudo-labels of FixMatch.
 
-Reference: Tarvainen & Valpola 2017, arXiv:1703.01780 (the averaged teacher); Sohn et al. 2020,
-arXiv:2001.07685 (confidence threshold, strong and weak views); French et al. 2020,
-arXiv:1906.01916 (CutMix, without which consistency hardly helps segmentation).
+Reference: Tarvainen & Valpola 2017, arXiv:1703.01780 (the averaged teacher); Liu et al. 2021,
+arXiv:2102.09480 (burn-in on the labelled images); Sohn et al. 2020, arXiv:2001.07685 (confidence
+threshold, strong and weak views); French et al. 2020, arXiv:1906.01916 (CutMix, without which
+consistency hardly helps segmentation).
 """
 
 import math
@@ -29,16 +30,18 @@ CUT_AREA = 0.5
 class MeanTeacherTask(StreamsTask):
     """The loss of the labelled images, and cross-entropy to the teacher's confident labels.
 
-    The teacher labels the weak view; the student learns the strong one, part of which is exchanged
-    with the next image's, labels and all. Pixels of which the teacher is not sure count as 0, so
-    the term grows as the teacher learns: no ramp is needed. The teacher is what is validated and
-    kept. Such a task is for one run.
+    The first share of the run learns from labelled images alone: a step costs half, and a teacher
+    that knows little only confirms its errors. Then the teacher labels the weak view, and the
+    student learns the strong one, part of which is exchanged with the next image's, labels and all.
+    Pixels of which the teacher is not sure count as 0. The teacher is what is validated and kept.
+    Such a task is for one run.
 
     Args:
         threshold: least probability of a label that counts, in 0..1.
         weight: of the term, >= 0.
         decay: of the teacher's average, in 0..1 (1 excluded); 0: the teacher is the student.
         cutmix: probability that a strong view gets a rectangle of the next image's.
+        burn_in: share of the run that sees labelled images alone, in 0..1.
         semantic: arguments of `SemanticTask`.
 
     Raises:
@@ -54,6 +57,7 @@ class MeanTeacherTask(StreamsTask):
         weight: float = 1.0,
         decay: float = 0.99,
         cutmix: float = 0.5,
+        burn_in: float = 0.5,
         **semantic: Any,
     ) -> None:
         super().__init__(**semantic)
@@ -62,6 +66,7 @@ class MeanTeacherTask(StreamsTask):
             ("weight", weight, 0 <= weight < math.inf, "at least 0"),
             ("decay", decay, 0 <= decay < 1, "in 0..1, below 1"),
             ("cutmix", cutmix, 0 <= cutmix <= 1, "in 0..1"),
+            ("burn_in", burn_in, 0 <= burn_in <= 1, "in 0..1"),
         ):
             if not fits:
                 raise OptionError(f"{name} of the mean teacher is {value}; it must be {allowed}")
@@ -69,6 +74,8 @@ class MeanTeacherTask(StreamsTask):
         self.weight = weight
         self.decay = decay
         self.cutmix = cutmix
+        self.burn_in = burn_in
+        self.progress = 0.0
         self.updates = 0
         self._teacher: WeightAverage | None = None
         self._stored: Mapping[str, Tensor] | None = None
@@ -81,6 +88,8 @@ class MeanTeacherTask(StreamsTask):
             batch["unlabelled"]: "image" and "strong" [M, C, H, W]
         """
         labelled, rest = batch[LABELLED], batch[UNLABELLED]
+        if self.progress < self.burn_in:
+            return super().training_step(model, labelled)
         pseudo, sure = self._label(model, rest["image"])
         strong, pseudo, sure = self._cut_and_mix(rest["strong"], pseudo, sure)
         outputs = model(self.normalise(torch.cat([labelled["image"], strong])))
@@ -128,6 +137,10 @@ class MeanTeacherTask(StreamsTask):
             torch.where(inside, pseudo.roll(-1, 0), pseudo),
             torch.where(inside, sure.roll(-1, 0), sure),
         )
+
+    def before_step(self, progress: float) -> None:
+        """Remember where in the run it is."""
+        self.progress = progress
 
     def after_step(self, model: nn.Module) -> None:
         """The teacher follows."""
