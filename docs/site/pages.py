@@ -2,7 +2,8 @@
 
 import importlib
 import json
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from segcore.losses import LOSSES
 from segcore.models import ModelCard, create_model, list_models, model_card, model_options
 from segcore.summary import Summary, summarize
+
+Ours = Mapping[str, Sequence[tuple[str, str]]]  # (of what, figures) by architecture
 
 CLASSES = 21
 SIZES = {2: (360, 480), 3: (64, 64, 64)}
@@ -33,29 +36,60 @@ def write_all(root: Path) -> dict[str, str]:
     }
 
 
-def measured(root: Path) -> dict[str, Mapping[str, Any]]:
-    """Our figures of each architecture, of `python benchmarks/zoo.py`."""
-    found = json.loads((root / "benchmarks/results/zoo.json").read_text())
-    return {row["model"]: row for row in found["rows"]}
+def measured(root: Path) -> Ours:
+    """Rows of our figures for each architecture, out of benchmarks/results."""
+    results, found = root / "benchmarks/results", defaultdict(list)
+    for row in read_json(results / "zoo.json")["rows"]:
+        figures = (
+            f"{row['gflops']:g} GFLOPs, forward {row['cpu_forward_s']:g} s, training step of 2 "
+            f"images {row['cpu_step_s']:g} s"
+        )
+        found[row["model"]].append((f"2 CPU cores, {sides(row['size'])}", figures))
+    for row in read_json(results / "gpu.json"):
+        card, figures = row["machine"]["name"], row["figures"]
+        if row["part"] == "steps" and "step ms" in figures:
+            text = f"training step of {figures['batch']} images {figures['step ms']:g} ms in bf16, "
+            text += f"{figures['fp32 ms']:g} ms in fp32"
+            found[row["row"]].append((f"{card}, 360 x 480", text))
+    for file in sorted(results.glob("literature-*.json")):
+        for row in read_json(file):
+            if "miou" in row:
+                where = f"{row['dataset']} {row['height']} x {row['width']}"
+                begun = "ImageNet" if row["pretrained"] else "random"
+                spent = f"{row['minutes']:g} minutes of {row['hardware']}, from {begun} weights"
+                text = (
+                    f"mIoU {row['miou']:.1f} ({row['low']:.1f} to {row['high']:.1f}) after {spent}"
+                )
+                found[row["system"]].append((where, text))
+    return found
 
 
-def architectures(ours: Mapping[str, Mapping[str, Any]]) -> str:
+def read_json(file: Path) -> Any:
+    return json.loads(file.read_text())
+
+
+def sides(size: Iterable[int]) -> str:
+    return " x ".join(str(side) for side in size)
+
+
+def architectures(ours: Ours) -> str:
     """Every registered architecture: card, blocks, published figures, ours."""
     parts = [
         "# Architectures",
         f"Written from the registry. Parameters at {CLASSES} classes; blocks at the sizes named, "
         "of one image. A published figure is the authors' own unless its name says otherwise; "
-        "ours are only those that were run: `python benchmarks/zoo.py`, on 2 CPU cores.",
+        "ours are only those that were run, by benchmarks/zoo.py, `python -m benchmarks.gpu` and "
+        "`python -m benchmarks.literature`.",
     ]
     for task in TASKS:
         names = list_models(task)
         if names:
             parts.append(f"## {task.replace('_', '-').capitalize()}")
-            parts.extend(architecture(name, ours.get(name)) for name in names)
+            parts.extend(architecture(name, ours.get(name, ())) for name in names)
     return "\n\n".join(parts) + "\n"
 
 
-def architecture(name: str, ours: Mapping[str, Any] | None) -> str:
+def architecture(name: str, ours: Sequence[tuple[str, str]]) -> str:
     """The section of one architecture."""
     card = model_card(name)
     parts = [
@@ -72,20 +106,11 @@ def architecture(name: str, ours: Mapping[str, Any] | None) -> str:
     return "\n\n".join(parts)
 
 
-def facts(name: str, card: ModelCard, ours: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def facts(name: str, card: ModelCard, ours: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Rows about an architecture: size, options, what was measured."""
     options = ", ".join(f"`{key}={value}`" for key, value in model_options(name).items())
     rows = [("parameters", f"{card.parameters:,}"), ("options", options or "none")]
-    if ours is not None:
-        size = " x ".join(str(side) for side in ours["size"])
-        rows.append(
-            (
-                f"ours, {size}",
-                f"{ours['gflops']:g} GFLOPs, forward {ours['cpu_forward_s']:g} s, training step of "
-                f"2 images {ours['cpu_step_s']:g} s",
-            )
-        )
-    return rows
+    return rows + [(f"ours: {where}", figures) for where, figures in ours]
 
 
 def blocks(name: str, card: ModelCard) -> str:
