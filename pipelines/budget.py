@@ -15,12 +15,11 @@ from pipelines.aside import open_model, share_minutes, train_aside
 from pipelines.cluster import train as ray_train
 from pipelines.evaluation import budget_page
 from pipelines.evaluation.budget_page import Answer, Point, answer_of
-from pipelines.evaluation.compare import labelled_rows
 from pipelines.params import Params
 from pipelines.params.planned import load_planned
 from pipelines.progress import progress
 from pipelines.scoring.bootstrap import resampled
-from pipelines.scoring.records import record
+from pipelines.scoring.records import judging, record
 from pipelines.sources import create_dataset, show_progress
 from pipelines.train import BEST, SHARDS, fit_worker, tuned
 from pipelines.training.build import check, predicted_task, with_goal
@@ -66,7 +65,7 @@ def budget(
 
     Raises:
         OptionError: a fraction or the minutes are out of range, or params hide masks already.
-        DataError: the test split has no labels.
+        DataError: test and val have no labels.
     """
     params, _ = tuned(load_planned(), storage.absolute(BEST))
     settings = settings_of(params, fractions, with_rest=with_rest)
@@ -138,7 +137,7 @@ def prepared(
 
 
 def measure(params: Params, shards: Path, setting: Setting, kind: Kind) -> Point:
-    """Train one model, unless it is there, and score it on the test split."""
+    """Train one model, unless it is there, and score it on what judges."""
     if setting.method == WITH_REST:
         params = params.override({"data.task": TASK_WITH_REST})
     dataset, rule = segcore.open_shards(shards), params.evaluate.promote
@@ -147,11 +146,13 @@ def measure(params: Params, shards: Path, setting: Setting, kind: Kind) -> Point
     package = train_aside(
         fit_worker, params, dataset, asker=ASKER, inputs={"method": setting.method}, said=said
     )
-    rows, machine = labelled_rows(dataset, kind), describe_machine()
+    (split, rows), machine = judging(dataset, kind), describe_machine()
     size = choose_batch_size(params.evaluate.batch_size, machine)
     predictor = open_model(params, package)
     with progress("score", len(rows)) as advance:
-        table = record(predictor, dataset, rows, kind=kind, batch_size=size, advance=advance)
+        table = record(
+            predictor, dataset, rows, kind=kind, batch_size=size, split=split, advance=advance
+        )
     records = kind.records(table, dataset)
     drawn = resampled(
         lambda weights: kind.figures(records, weights)[kind.headline],

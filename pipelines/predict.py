@@ -1,4 +1,4 @@
-"""Stage predict: masks of a folder of images, or of the test split, by the champion."""
+"""Stage predict: masks of a folder of images, or of the images that judge, by the champion."""
 
 import os
 from pathlib import Path
@@ -14,15 +14,19 @@ OUT = Path("outputs/predictions")
 SHOWN_FAILURES = 20
 
 
-def test_split(params: Params) -> str:
-    """Where the images of the test split are: with the shards, which may lie elsewhere."""
+def held_out(params: Params) -> str:
+    """Where the images of test, or else val, are: with the shards, which may lie elsewhere."""
+    from pipelines.scoring.records import JUDGES
     from segcore.data.place import Place
     from segcore.data.published import published
+    from segcore.data.shards import open_shards
 
     here = SHARDS / params.data.name
+    dataset = open_shards(absolute(here))
+    split = next((name for name in JUDGES if len(dataset.split(name))), JUDGES[0])
     place = published(Place(absolute(here)))
     elsewhere = place.address != str(absolute(here))
-    return f"{place.address}/test" if elsewhere else str(here / "test")
+    return f"{place.address}/{split}" if elsewhere else str(here / split)
 
 
 def main() -> int:
@@ -37,7 +41,7 @@ def main() -> int:
         model = f"models:/{model_name(read_spec(absolute(PACKAGE)).dataset_name)}@{CHAMPION}"
     summary = predict(
         params,
-        images=params.predict.images or test_split(params),
+        images=params.predict.images or held_out(params),
         model=model,
         out=OUT,
         overlays=params.predict.overlays,

@@ -1,4 +1,4 @@
-"""Candidate against champion on the test images: score, decide, report, promote."""
+"""Candidate against champion on the same held-out images: score, decide, report, promote."""
 
 import dataclasses
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipelines.params import Params, PromoteParams
 from pipelines.params.section import AUTO
 from pipelines.progress import progress
 from pipelines.scoring import bootstrap
-from pipelines.scoring.records import labelled, record, record_schema
+from pipelines.scoring.records import judging, record, record_schema
 from pipelines.storage import scratch
 from pipelines.tracking.history import Evidence
 from pipelines.tracking.names import evaluate_name
@@ -35,28 +35,28 @@ def evaluate(params: Params, *, shards: Path, package: Path, folder: Path) -> Ou
         folder: of the report; its files are replaced.
 
     Raises:
-        DataError: the test split is empty or unlabelled, or the candidate predicts other classes.
+        DataError: test and val have no label, or the candidate predicts other classes.
         UnknownNameError: the kind of task has no such figure as `evaluate.promote.metric`.
     """
     dataset = open_shards(shards)
     kind = get_kind(read_spec(package).task)
     rule = _rule(params.evaluate.promote, kind)
-    rows = labelled_rows(dataset, kind)
+    judges = judging(dataset, kind)
     registry = Registry(params)
     with open_run("evaluate", params) as run:
         version = registry.ensure_registered(package)
         run.rename(evaluate_name(read_spec(package).architecture, version.version))
         champion = registry.get(version.name, CHAMPION)
-        candidate = _score(registry, version, dataset, rows, params, kind=kind)
+        candidate = _score(registry, version, dataset, judges, params, kind=kind)
         if candidate is None:
             raise DataError(
                 f"{package} predicts other classes than {shards} has: run the train stage again"
             )
         incumbent = None
         if champion is not None and champion.package_digest != version.package_digest:
-            incumbent = _score(registry, champion, dataset, rows, params, kind=kind, again=True)
+            incumbent = _score(registry, champion, dataset, judges, params, kind=kind, again=True)
         outcome = _decide(rule, candidate, champion, incumbent)
-        report.write(folder, dataset, outcome, rows=rows)
+        report.write(folder, dataset, outcome, rows=judges[1])
         _record(run, registry, outcome, dataset, folder)
         if outcome.verdict == "promoted":
             registry.promote(version, _evidence(outcome, run.id))
@@ -84,27 +84,11 @@ def _rule(rule: PromoteParams, kind: Kind) -> PromoteParams:
     return rule.model_copy(update={"metric": metric})
 
 
-def labelled_rows(dataset: ShardedDataset, kind: Kind) -> list[int]:
-    """Rows of the test split that have labels of a kind.
-
-    Raises:
-        DataError: there is none.
-    """
-    rows = labelled(dataset, kind, "test")
-    if not rows:
-        count = len(dataset.split("test"))
-        raise DataError(
-            f"the test split of {dataset.path} has {count} images and no label: give it some "
-            "(test.txt, a test folder, or data.test_fraction) and run the prepare stage"
-        )
-    return rows
-
-
 def _score(
     registry: Registry,
     version: Version,
     dataset: ShardedDataset,
-    rows: list[int],
+    judges: tuple[str, list[int]],
     params: Params,
     *,
     kind: Kind,
@@ -123,7 +107,8 @@ def _score(
     precision = choose_precision(settings.precision, machine)
     options: dict[str, Any] = {"crf": settings.crf.build()} if settings.crf else {}
     predictor = load_package(folder, device=device, precision=precision, **options)
-    names = dataset.split("test").ids
+    split, rows = judges
+    names = dataset.split(split).ids
     ids = [names[row] for row in rows]
     storage = scratch(params.cluster.storage)
     place = f"{device} {precision}"
@@ -131,7 +116,7 @@ def _score(
     table = stored.load(file, ids, record_schema(kind)) if again else None
     if table is not None:
         try:
-            found = Evaluation(version, predictor, kind, table, kind.records(table, dataset))
+            found = Evaluation(version, predictor, kind, table, kind.records(table, dataset), split)
         except ValueError:  # of something else: as good as none
             found = None
         if found is not None:
@@ -139,9 +124,11 @@ def _score(
             return found
     size = choose_batch_size(settings.batch_size, machine)
     with progress(f"evaluate {version.uri}", len(rows)) as advance:
-        table = record(predictor, dataset, rows, kind=kind, batch_size=size, advance=advance)
+        table = record(
+            predictor, dataset, rows, kind=kind, batch_size=size, split=split, advance=advance
+        )
     stored.save(file, table)
-    return Evaluation(version, predictor, kind, table, kind.records(table, dataset))
+    return Evaluation(version, predictor, kind, table, kind.records(table, dataset), split)
 
 
 def _decide(
@@ -167,8 +154,9 @@ def _decide(
     )
     verdict = bootstrap.decide(comparison, rule.margin)
     where = {"promoted": "above", "rejected": "below", "undecided": "on both sides of"}[verdict]
+    figure = f"{candidate.split.capitalize()} {rule.metric}"
     reason = (
-        f"Test {rule.metric} of {comparison.candidate:.4f} against {comparison.champion:.4f} of "
+        f"{figure} of {comparison.candidate:.4f} against {comparison.champion:.4f} of "
         f"version {champion.version}: the {rule.confidence:.0%} interval of the difference, "
         f"{comparison.low:+.4f} to {comparison.high:+.4f}, lies {where} the margin {rule.margin:g}"
     )

@@ -36,7 +36,7 @@ KINDS = ("best", "median", "worst")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A version's result on every labelled test image.
+    """A version's result on every labelled image of a split.
 
     Args:
         version: of the registry.
@@ -44,6 +44,7 @@ class Evaluation:
         kind: what it predicts.
         table: a record of each image: its id, then the kind's columns.
         records: the same as the kind weights them.
+        split: "test"; "val" where test has no label.
     """
 
     version: Version
@@ -51,6 +52,7 @@ class Evaluation:
     kind: Kind
     table: pa.Table
     records: Records
+    split: str
 
     @cached_property
     def ids(self) -> list[str]:
@@ -87,10 +89,10 @@ class Outcome:
     @property
     def summary(self) -> str:
         """One line for the terminal."""
-        kind = self.candidate.kind
+        kind, split = self.candidate.kind, self.candidate.split
         value = self.candidate.figures[kind.headline]
         return (
-            f"test {kind.headline_label} {value:.4f}; version {self.candidate.version.version} "
+            f"{split} {kind.headline_label} {value:.4f}; version {self.candidate.version.version} "
             f"{self.verdict}: {self.reason}"
         )
 
@@ -109,7 +111,7 @@ def write(folder: Path, dataset: ShardedDataset, outcome: Outcome, *, rows: Sequ
     """Write every file of the report into `folder`; `metrics.json` last.
 
     Args:
-        rows: of the test split, in the order of the evaluations.
+        rows: of the split, in the order of the evaluations.
     """
     folder.mkdir(parents=True, exist_ok=True)
     candidate = outcome.candidate
@@ -170,7 +172,7 @@ def _write_overlays(
     """Panels of the best, median and worst images; returns what the page shows of them."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    split, kind, spec = dataset.split("test"), candidate.kind, candidate.predictor.spec
+    split, kind, spec = dataset.split(candidate.split), candidate.kind, candidate.predictor.spec
     scores, targets = candidate.image_scores, kind.targets(dataset)
     order = np.argsort(-np.nan_to_num(scores, nan=0.0), kind="stable")
     shown = []

@@ -45,7 +45,7 @@ class EvaluateParams(Section):
 
 
 class PredictParams(Section):
-    images: str | None = Field(description="folder, glob, list file; null: the test split")
+    images: str | None = Field(description="folder, glob, list file; null: test, or val")
     model: str | None = Field(description="model URI or package; null: the dataset's champion")
     overlays: bool
     extras: Names = Field(

@@ -152,6 +152,10 @@ def refit(facts: Facts) -> Decision:
             "too; the test split judges"
         )
         return Decision(True, why, ("pictures",))
+    if not facts.images("val"):
+        return Decision(False, "there is no validation split to add", ("pictures",))
+    if not facts.images("test"):
+        return Decision(False, "there is no test split: validation judges", ("pictures",))
     return Decision(
         False, f"{facts.pictures} pictures: validation can spare its own", ("pictures",)
     )

@@ -112,6 +112,7 @@ def check(params: Params, dataset: Any, *, workers: int = 1) -> None:
 
     FitOptions(**params.train.fit_options())
     check_size(params, dataset)
+    _check_refit(params, dataset)
     cache = loader_options(params)["cache"]
     if cache == "disk":
         cache = "none"  # written by the first worker; here it would take minutes
@@ -120,6 +121,25 @@ def check(params: Params, dataset: Any, *, workers: int = 1) -> None:
     check_resizes(task, params.train.progressive)
     if params.cluster.shard:
         _check_shard(params, task, model)
+
+
+def _check_refit(params: Params, dataset: Any) -> None:
+    """Refuse to train on the only images that can judge.
+
+    Raises:
+        OptionError: train.refit is true, and no test image has a label.
+    """
+    from pipelines.scoring.records import has_label
+    from segcore.tasks import get_kind
+
+    if not params.train.refit:
+        return
+    kind = get_kind(predicted_task(params, dataset))
+    if has_label(dataset, kind, "val") and not has_label(dataset, kind, "test"):
+        raise OptionError(
+            "train.refit is true, and no test image has a label: those of val will judge, and must "
+            "not be trained on; set train.refit to false, or give test labelled images"
+        )
 
 
 def _check_shard(params: Params, task: Any, model: Any) -> None:

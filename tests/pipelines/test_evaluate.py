@@ -227,3 +227,22 @@ def test_empty_test_split_says_what_to_do(
     )
     with pytest.raises(DataError, match=r"test split of empty has 0 images.*data\.test_fraction"):
         run(project, Path("empty"), good_package)
+
+
+@pytest.mark.ray
+def test_validation_judges_where_no_test_image_has_a_label(
+    project: Params, painted_shards: Path, good_package: Path
+) -> None:
+    dataset = open_shards(painted_shards)
+    write_shards(
+        Path("two"),
+        dataset.meta,
+        splits={"train": [0, 1], "val": [2, 3, 4]},
+        encode=lambda index: dataset.split("train").read(index),
+    )
+    outcome = run(project, Path("two"), good_package)
+    assert outcome.candidate.ids == list(open_shards(Path("two")).split("val").ids)
+    assert outcome.summary.startswith("val mIoU")
+    text = " ".join(Path("report/index.html").read_text().split())
+    assert "3 labelled val images" in text
+    assert "the best epoch was chosen on these" in text

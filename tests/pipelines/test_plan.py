@@ -159,7 +159,9 @@ def test_few_pictures_are_all_trained_on_if_a_test_split_judges() -> None:
     assert value("train.refit") is True
     many = {"train": 900, "val": 180, "test": 90}
     assert value("train.refit", images=many) is False
-    assert value("train.refit", images={"train": 40, "val": 8, "test": 0}) is False
+    unjudged = planned(images={"train": 40, "val": 8, "test": 0})["train.refit"]
+    assert (unjudged.value, unjudged.why) == (False, "there is no test split: validation judges")
+    assert value("train.refit", images={"train": 40, "val": 0, "test": 9}) is False
 
 
 def test_the_budget_is_kept_and_data_seen_often_enough_need_less() -> None:
