@@ -13,6 +13,7 @@ from typing import Any
 GIB = float(1 << 30)
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 BF16_CAPABILITY = 8  # CUDA's, from Ampere on
+LOADER_THREADS = 4  # more are no faster: docs/gpu.md
 ACCELERATOR_BATCH = 8
 NO_LIMIT_GIB = 2.0**30  # a cgroup without a limit says so by a number near 2**63 bytes
 
@@ -87,6 +88,18 @@ def choose_batch_size(asked: int | str, machine: Machine) -> int:
     if asked != "auto":
         return int(asked)
     return ACCELERATOR_BATCH if machine.accelerators else 1
+
+
+def choose_loader_workers(asked: int | str, machine: Machine) -> int:
+    """`asked`, or for "auto" threads for an accelerator, which would wait for each batch.
+
+    On a CPU the cores that would prepare batches ahead are those that train: none.
+    """
+    if asked != "auto":
+        return int(asked)
+    if not machine.accelerators:
+        return 0
+    return max(0, min(LOADER_THREADS, machine.cores // machine.accelerators - 1))
 
 
 def available_memory_gib(device: str = "cpu") -> float:

@@ -10,6 +10,7 @@ from pipelines.params.schema import OWN
 from pipelines.planning import augment
 from pipelines.planning.facts import Decision, Facts
 from pipelines.planning.starts import STARTS, start_of
+from segcore.machine import choose_loader_workers
 
 CROP_PX = 256
 WHOLE_PICTURE_PX = 1.5 * CROP_PX**2
@@ -21,7 +22,6 @@ REFIT_PICTURES = 1000
 FIRST_RESULT_MINUTES = 8.0
 ENOUGH_SAMPLES = 6_000
 DETECTIONS = 100
-LOADER_THREADS = 4  # more are no faster: docs/gpu.md
 VALIDATION_SHARE = 0.08
 VALIDATIONS = (2, 12)
 SEARCH_TRIALS = 3
@@ -100,15 +100,12 @@ def precision(facts: Facts) -> Decision:
 
 
 def loader_workers(facts: Facts) -> Decision:
-    """An accelerator would wait for each batch; a processor that trains has no time to spare."""
+    """Threads for an accelerator, which would wait for each batch."""
     machine = facts.machine
-    if not machine.accelerators:
-        return Decision(
-            0, "the cores that would prepare batches ahead are those that train", ("machine",)
-        )
-    spare = machine.cores // machine.accelerators - 1
     why = f"{machine.cores} cores; {machine.name} would wait for each batch"
-    return Decision(max(0, min(LOADER_THREADS, spare)), why, ("machine",))
+    if not machine.accelerators:
+        why = "the cores that would prepare batches ahead are those that train"
+    return Decision(choose_loader_workers("auto", machine), why, ("machine",))
 
 
 def loss(facts: Facts) -> Decision:

@@ -8,6 +8,7 @@ from pipelines.params import Params
 from pipelines.params.section import AUTO
 from pipelines.params.tune import MILLISECONDS
 from segcore.errors import OptionError
+from segcore.machine import choose_loader_workers, describe_machine
 
 if TYPE_CHECKING:
     from segcore.tasks import Kind
@@ -60,7 +61,7 @@ def loader_options(params: Params) -> dict[str, Any]:
         "augment": params.train.augment.model_dump(),
         "cache": params.data.cache,
         "cache_dir": storage.scratch(params.cluster.storage) / "cache",
-        "workers": params.train.loader_workers,
+        "workers": choose_loader_workers(params.train.loader_workers, describe_machine()),
         "epoch_steps": params.train.epoch_steps,
         "refit": params.train.refit,
     }
