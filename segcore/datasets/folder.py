@@ -28,9 +28,10 @@ class Folder:
 
     Layouts of `source.path`; what has objects beside class masks gives `instances` too:
         images/, masks/: files of equal stems, or with one suffix on every mask's stem (x_mask.png)
-            or image's; or train/, val/, test/, unlabelled/ in each, or around both. Masks are
-            one-channel or palette PNGs of class indices, or pictures whose colours `classes.txt`
-            names. Other names that folders may have: `layout.FOLDERS`.
+            or image's, or one prefix (img_1.png, mask_1.png); or train/, val/, test/, unlabelled/
+            in each, or around both. Masks are one-channel or palette PNGs of class indices, or
+            pictures whose colours `classes.txt` names. Other names that folders may have:
+            `layout.FOLDERS`.
         images/, instances/, perhaps masks/: id maps of 16 bits, a value an object. Masks that are
             such id maps themselves are known by their values. VOC's folders are of this kind.
         annotations.json or annotations/<split>.json, or the names that COCO uses: COCO instances,

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,10 +12,10 @@ from segcore.errors import DataError
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 
 FOLDERS = {
-    "images": ("images", "image", "imgs", "JPEGImages"),
+    "images": ("images", "image", "imgs", "img", "JPEGImages"),
     "masks": (
-        "masks", "mask", "labels", "label", "annotations", "SegmentationClass", "gt",
-        "ground_truth",
+        "masks", "mask", "labels", "label", "annotations", "SegmentationClass", "gt", "gts",
+        "ground_truth", "groundtruth",
     ),
     "instances": ("instances", "instance", "instance_masks", "SegmentationObject"),
 }  # fmt: skip
@@ -26,6 +26,7 @@ Key = tuple[str, str]
 
 Files = TypeVar("Files")
 
+_WORD = re.compile(r"[^\W\d_]+[\W_]*")
 _FOLDER = re.compile(rf"(\./)?(({'|'.join(FOLDERS['images'])})/)?", re.IGNORECASE)
 
 
@@ -75,23 +76,40 @@ def find(path: Path, kind: str) -> dict[Key, list[Path]]:
 
 
 def pair(images: Mapping[Key, object], masks: Mapping[Key, Files]) -> dict[Key, Files]:
-    """Masks by the keys of their images, where they differ by one suffix: x.jpg, x_mask.png.
+    """Masks by the keys of their images, where they differ by one suffix or prefix.
 
-    The suffix is on every mask (of any form), or on every image too and then begins with no letter
-    or digit (21_training.tif, 21_manual1.gif). Where any stems are equal already, or a mask would
-    find no image, masks keep their keys.
+    A suffix (x.jpg, x_mask.png) is on every mask (of any form), or on every image too and then
+    begins with no letter or digit (21_training.tif, 21_manual1.gif). A prefix (img_1.jpg,
+    mask_1.png) is of letters, up to the first digit or what is neither. Where any stems are equal
+    already, or a mask would find no image, masks keep their keys.
     """
     if not images or not masks or images.keys() & masks.keys():
         return dict(masks)
     for ending in _endings(images):
-        short = {_cut(key, ending): key for key in images}
-        if len(short) < len(images) or any(not stem.rpartition("/")[2] for _, stem in short):
-            continue
         for tail in _endings(masks):
             free = not ending or not (ending[0].isalnum() or tail[:1].isalnum())
-            if free and all(_cut(key, tail) in short for key in masks):
-                return {short[_cut(key, tail)]: files for key, files in masks.items()}
-    return dict(masks)
+            found = _matched(images, masks, ending, tail, _cut) if free else None
+            if found is not None:
+                return found
+    found = _matched(images, masks, _beginning(images), _beginning(masks), _behead)
+    return dict(masks) if found is None else found
+
+
+def _matched(
+    images: Iterable[Key],
+    masks: Mapping[Key, Files],
+    of_image: str,
+    of_mask: str,
+    cut: Callable[[Key, str], Key],
+) -> dict[Key, Files] | None:
+    """Masks by the keys of images that are the same once both are cut; None unless all are."""
+    keys = list(images)
+    short = {cut(key, of_image): key for key in keys}
+    if len(short) < len(keys) or any(not stem.rpartition("/")[2] for _, stem in short):
+        return None
+    if any(cut(key, of_mask) not in short for key in masks):
+        return None
+    return {short[cut(key, of_mask)]: files for key, files in masks.items()}
 
 
 def _endings(keys: Iterable[Key]) -> list[str]:
@@ -104,6 +122,18 @@ def _endings(keys: Iterable[Key]) -> list[str]:
 
 def _cut(key: Key, ending: str) -> Key:
     return key[0], key[1].removesuffix(ending)
+
+
+def _beginning(keys: Iterable[Key]) -> str:
+    """The letters, and what follows them that is no letter or digit, that all names begin with."""
+    first = {_WORD.match(stem.rpartition("/")[2]) for _, stem in keys}
+    words = {found.group() if found else "" for found in first}
+    return words.pop() if len(words) == 1 else ""
+
+
+def _behead(key: Key, beginning: str) -> Key:
+    folder, slash, name = key[1].rpartition("/")
+    return key[0], folder + slash + name.removeprefix(beginning)
 
 
 def read_lists(path: Path) -> dict[str, str]:

@@ -124,9 +124,13 @@ def test_few_files_fill_every_split(count: int) -> None:
         (["a.jpg", "b.jpg", "c.jpg"], ["a_gt.png", "b_gt.png"]),
         (["d/a.jpg", "d/b.jpg"], ["d/a_seg.png", "d/b_seg.png"]),
         (["only.jpg"], ["only_mask.png"]),
+        (["img_1.jpg", "img_12.jpg"], ["mask_1.png", "mask_12.png"]),
+        (["IMG001.jpg", "IMG002.jpg"], ["label001.png", "label002.png"]),
+        (["1.jpg", "2.jpg", "3.jpg"], ["mask-1.png", "mask-2.png"]),
+        (["d/im_1.jpg", "e/im_1.jpg"], ["d/gt_1.png", "e/gt_1.png"]),
     ],
 )
-def test_masks_with_a_suffix_find_their_images(
+def test_masks_with_a_suffix_or_prefix_find_their_images(
     tmp_path: Path, images: list[str], masks: list[str]
 ) -> None:
     path = tmp_path / "own"
@@ -143,6 +147,8 @@ def test_masks_with_a_suffix_find_their_images(
     [
         (["a.jpg", "b.jpg"], ["c_mask.png", "d_mask.png"]),
         (["a1.jpg", "b1.jpg"], ["a2.png", "b2.png"]),
+        (["2019_a.jpg", "2019_b.jpg"], ["2020_a.png", "2020_b.png"]),
+        (["img_1.jpg", "pic_2.jpg"], ["mask_1.png", "mask_2.png"]),
         (["a.jpg", "b.jpg"], ["a_mask.png", "b_gt.png"]),
     ],
 )
