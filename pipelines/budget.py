@@ -19,7 +19,7 @@ from pipelines.params import Params
 from pipelines.params.planned import load_planned
 from pipelines.progress import progress
 from pipelines.scoring.bootstrap import resampled
-from pipelines.scoring.records import judging, record
+from pipelines.scoring.records import record
 from pipelines.sources import create_dataset, show_progress
 from pipelines.train import BEST, SHARDS, fit_worker, tuned
 from pipelines.training.build import check, predicted_task, with_goal
@@ -29,6 +29,7 @@ from segcore.data.shards import ShardedDataset
 from segcore.errors import OptionError
 from segcore.machine import choose_batch_size, describe_machine
 from segcore.tasks import Kind, get_kind
+from segcore.tasks.judging import judging
 
 BUDGET = Path("outputs/budget")
 ASKER = "budget"

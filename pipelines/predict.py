@@ -16,10 +16,10 @@ SHOWN_FAILURES = 20
 
 def held_out(params: Params) -> str:
     """Where the images of test, or else val, are: with the shards, which may lie elsewhere."""
-    from pipelines.scoring.records import JUDGES
     from segcore.data.place import Place
     from segcore.data.published import published
     from segcore.data.shards import open_shards
+    from segcore.tasks.judging import JUDGES
 
     here = SHARDS / params.data.name
     dataset = open_shards(absolute(here))

@@ -10,7 +10,7 @@ from pipelines.params import Params, PromoteParams
 from pipelines.params.section import AUTO
 from pipelines.progress import progress
 from pipelines.scoring import bootstrap
-from pipelines.scoring.records import judging, record, record_schema
+from pipelines.scoring.records import record, record_schema
 from pipelines.storage import scratch
 from pipelines.tracking.history import Evidence
 from pipelines.tracking.names import evaluate_name
@@ -23,6 +23,7 @@ from segcore.inference.predictor import best_device
 from segcore.machine import choose_batch_size, choose_precision, describe_machine
 from segcore.package import load_package, read_spec
 from segcore.tasks import Kind, get_kind
+from segcore.tasks.judging import judging
 
 
 def evaluate(params: Params, *, shards: Path, package: Path, folder: Path) -> Outcome:

@@ -7,7 +7,6 @@ import pyarrow as pa
 
 from segcore.data.rows import decode_labelled
 from segcore.data.shards import ShardedDataset
-from segcore.errors import DataError
 from segcore.tasks import Kind
 from segcore.tasks.kind import AnyPredictor
 
@@ -15,38 +14,6 @@ from segcore.tasks.kind import AnyPredictor
 def record_schema(kind: Kind) -> pa.Schema:
     """Columns of a table of records: the image's id, then the kind's own."""
     return pa.schema([("id", pa.string()), *kind.record_columns])
-
-
-JUDGES = ("test", "val")
-"""Splits that may judge a model, the better first: the best epoch was chosen on `val`."""
-
-
-def judging(dataset: ShardedDataset, kind: Kind) -> tuple[str, list[int]]:
-    """The split that judges models, and its rows with labels of a kind: test, else val.
-
-    Raises:
-        DataError: neither has any.
-    """
-    for split in JUDGES:
-        if has_label(dataset, kind, split):
-            return split, labelled(dataset, kind, split)
-    counts = [len(dataset.split(split)) for split in JUDGES]
-    raise DataError(
-        f"the test split of {dataset.path} has {counts[0]} images, val {counts[1]}, and no label: "
-        "give test some (test.txt, a test folder, or data.test_fraction) and run the prepare stage"
-    )
-
-
-def has_label(dataset: ShardedDataset, kind: Kind, split: str) -> bool:
-    """Whether any image of a split has a label of the kind."""
-    found, targets = dataset.split(split), kind.targets(dataset)
-    return any(targets.is_labelled(found.read(index)) for index in range(len(found)))
-
-
-def labelled(dataset: ShardedDataset, kind: Kind, split: str) -> list[int]:
-    """Rows of a split that have a label of the kind."""
-    found, targets = dataset.split(split), kind.targets(dataset)
-    return [index for index in range(len(found)) if targets.is_labelled(found.read(index))]
 
 
 def record(

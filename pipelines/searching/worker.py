@@ -14,10 +14,11 @@ from pipelines.cluster.trial_facts import RECORDS
 from pipelines.mirror import Mirror
 from pipelines.params import Params
 from pipelines.params.tune import MILLISECONDS
-from pipelines.scoring.records import labelled, record
+from pipelines.scoring.records import record
 from pipelines.storage import write_atomic
 from pipelines.train import fit_worker, predictor_of
 from pipelines.training.build import find_kind
+from segcore.tasks.judging import labelled
 
 WARM_UPS = 2
 PASSES = 10

@@ -130,8 +130,8 @@ def _check_refit(params: Params, dataset: Any) -> None:
     Raises:
         OptionError: train.refit is true, and no test image has a label.
     """
-    from pipelines.scoring.records import has_label
     from segcore.tasks import get_kind
+    from segcore.tasks.judging import has_label
 
     if not params.train.refit:
         return

@@ -29,9 +29,9 @@ ONE_PIECE = 0.9
 
 WANTED = (
     "it needs images/ and masks/ with files of equal stems (or stems that differ by one suffix or "
-    "prefix, as x.jpg and x_mask.png), images/ and instances/ (id maps), images/ and annotations.json (COCO, "
-    "panoptic too), a folder with images/ and masks/ for each image, or leftImg8bit/ and gtFine/. "
-    "Looked for "
+    "prefix, as x.jpg and x_mask.png), images/ and instances/ (id maps), images/ and "
+    "annotations.json (COCO, panoptic too), a folder with images/ and masks/ for each image, or "
+    "leftImg8bit/ and gtFine/. Looked for "
     f"{', '.join(FOLDERS['images'])}; {', '.join(FOLDERS['masks'])}; "
     f"{', '.join(FOLDERS['instances'])}"
 )
