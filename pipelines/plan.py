@@ -98,6 +98,11 @@ def main() -> None:
     decisions, machine = make_plan(params, dataset.meta)
     file = storage.absolute(PLAN)
     about = {"name": dataset.name, "digest": dataset.digest}
+    if not any(map(dataset.meta.fingerprint["images"].get, ("test", "val"))):
+        print(
+            f"plan: {dataset.name} has no test and no val images: the stage evaluate will have "
+            "nothing to judge by; give it some (test.txt, a test folder, or no splits at all)"
+        )
     if write_plan(file, decisions, dataset=about, machine=machine):
         print(f"plan for {dataset.name} on {machine.name}, {machine.cores} cores:")
         show(decisions)

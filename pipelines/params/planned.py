@@ -10,8 +10,8 @@ from pipelines.storage import absolute
 from segcore.errors import OptionError
 
 PLAN = Path("outputs/plan.yaml")
-# These follow the kind of task, where they are auto, not the plan.
-OF_THE_TASK = {"tune.metric", "tune.mode"}
+# These follow the kind of task or each worker's machine, where they are auto, not the plan.
+DECIDED_LATER = {"tune.metric", "tune.mode", "train.loader_workers"}
 # Sections that the plan decides; in evaluate and predict `auto` may stand until the work is done.
 SECTIONS = ("model", "loss", "train", "tune")
 
@@ -44,7 +44,7 @@ def read_plan() -> dict[str, Any]:
 def open_keys(params: Params) -> list[str]:
     """Dotted keys of the planned sections whose value is still `auto`."""
     flat = params.flat()
-    flat_auto = [key for key, value in flat.items() if value == AUTO and key not in OF_THE_TASK]
+    flat_auto = [key for key, value in flat.items() if value == AUTO and key not in DECIDED_LATER]
     keys = [key for key in flat_auto if key.split(".")[0] in SECTIONS]
     options = flat["model.options"].items()
     return keys + [f"model.options.{name}" for name, value in options if value == AUTO]

@@ -10,7 +10,6 @@ from pipelines.params.schema import OWN
 from pipelines.planning import augment
 from pipelines.planning.facts import Decision, Facts
 from pipelines.planning.starts import STARTS, start_of
-from segcore.machine import choose_loader_workers
 
 CROP_PX = 256
 WHOLE_PICTURE_PX = 1.5 * CROP_PX**2
@@ -97,15 +96,6 @@ def precision(facts: Facts) -> Decision:
     if machine.fast_bf16:
         return Decision("bf16", f"{machine.name} computes in bf16, twice as fast", ("machine",))
     return Decision("fp32", f"{machine.name} has no fast bf16", ("machine",))
-
-
-def loader_workers(facts: Facts) -> Decision:
-    """Threads for an accelerator, which would wait for each batch."""
-    machine = facts.machine
-    why = f"{machine.cores} cores; {machine.name} would wait for each batch"
-    if not machine.accelerators:
-        why = "the cores that would prepare batches ahead are those that train"
-    return Decision(choose_loader_workers("auto", machine), why, ("machine",))
 
 
 def loss(facts: Facts) -> Decision:
@@ -265,7 +255,6 @@ RULES: dict[str, Rule] = {
     "train.augment.crop": crop,
     "train.batch_size": batch_size,
     "train.precision": precision,
-    "train.loader_workers": loader_workers,
     "loss.name": loss,
     "loss.class_weights": class_weights,
     "train.lr": learning_rate,

@@ -180,8 +180,7 @@ def assign(
 ) -> dict[Key, str]:
     """The split of each key: its place, else its list, else drawn by a hash of seed and stem.
 
-    Where training lists exist, what no list names is left out. Where there is a folder
-    of training images alone, val and test are drawn from these. A draw gives each split exactly its
+    Where training lists exist, what no list names is left out. A draw gives each split exactly its
     share, rounded: at least one to val and to test where there are three files and the fractions
     are above 0, and at least one to train. The hash orders the files, so that a new one moves few
     others. Labels are not asked: a rare class may fall to val or test alone, which validation then
@@ -197,12 +196,8 @@ def assign(
             splits[key] = split
         elif not listed:
             drawn.append(key)
-    places = {place for place, _ in splits} & {"train", "val", "test"}
-    if places:
-        splits |= dict.fromkeys(drawn, "train")
-        if set(splits.values()) - {"unlabelled"} != {"train"}:
-            return splits
-        drawn = [key for key, split in splits.items() if split == "train"]
+    if any(split in ("train", "val", "test") for split, _ in splits):
+        return splits | dict.fromkeys(drawn, "train")
     drawn.sort(key=lambda key: hashlib.sha256(f"{seed} {key[1]}".encode()).digest())
     test = _share(len(drawn), test_fraction)
     val = min(_share(len(drawn), val_fraction), max(len(drawn) - test - 1, 0))

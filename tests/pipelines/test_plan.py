@@ -95,13 +95,6 @@ def test_precision_follows_the_machine() -> None:
     assert value("train.precision", machine=Machine("cpu", "old", 2, 24.0, False, 0)) == "fp32"
 
 
-def test_threads_prepare_batches_for_an_accelerator_alone() -> None:
-    assert value("train.loader_workers") == 0
-    for cores, cards, threads in ((16, 1, 4), (8, 4, 1), (2, 2, 0)):
-        machine = Machine("cuda", "a card", cores, 80.0, True, cards)
-        assert value("train.loader_workers", machine=machine) == threads
-
-
 def test_classes_that_chance_shows_too_seldom_are_cropped() -> None:
     shares = {"name": "wreck", "pixel_share": 0.001, "thickness_px": 40}
     seldom, common = [{**shares, "image_share": share} for share in (0.1, 0.9)]

@@ -90,15 +90,6 @@ def test_fractions_are_met_and_stable() -> None:
     assert Counter(few.values()) == {"train": 2, "val": 1, "test": 1}
 
 
-def test_a_folder_of_training_images_alone_gives_some_to_val_and_test() -> None:
-    options = {"val_fraction": 0.2, "test_fraction": 0.2, "seed": 0}
-    placed = [("train", f"s{number}") for number in range(10)]
-    counts = Counter(assign(placed, {}, **options).values())  # type: ignore[arg-type]
-    assert counts == {"train": 6, "val": 2, "test": 2}
-    named = assign([*placed, ("val", "v")], {}, **options)  # type: ignore[arg-type]
-    assert Counter(named.values()) == {"train": 10, "val": 1}, "splits that are named stay"
-
-
 @pytest.mark.parametrize("count", [3, 4, 5, 7, 10])
 def test_few_files_fill_every_split(count: int) -> None:
     keys = [("", f"s{number}") for number in range(count)]

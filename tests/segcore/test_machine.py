@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from segcore import machine
-from segcore.machine import GIB, available_memory_gib, describe_machine
+from segcore.machine import (
+    GIB,
+    Machine,
+    available_memory_gib,
+    choose_loader_workers,
+    describe_machine,
+)
 
 
 def test_this_machine_is_described() -> None:
@@ -75,3 +81,14 @@ def test_memory_that_was_freed_is_not_asked_of_the_kernel_again() -> None:
             pytest.skip("this C library has no mallopt")
         found[mode] = int(pages)
     assert found["keep"] < 100 < found["plain"]
+
+
+@pytest.mark.parametrize(
+    ("cores", "cards", "threads"), [(2, 0, 0), (16, 1, 4), (8, 4, 1), (2, 2, 0)]
+)
+def test_threads_prepare_batches_for_an_accelerator_alone(
+    cores: int, cards: int, threads: int
+) -> None:
+    found = Machine("cuda" if cards else "cpu", "some", cores, 24.0, True, cards)
+    assert choose_loader_workers("auto", found) == threads
+    assert choose_loader_workers(7, found) == 7
