@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -86,30 +86,22 @@ def pair(images: Mapping[Key, object], masks: Mapping[Key, Files]) -> dict[Key, 
     if not images or not masks or images.keys() & masks.keys():
         return dict(masks)
     for ending in _endings(images):
-        for tail in _endings(masks):
+        short = _shortened(images, ending, _cut)
+        for tail in _endings(masks) if short else ():
             free = not ending or not (ending[0].isalnum() or tail[:1].isalnum())
-            found = _matched(images, masks, ending, tail, _cut) if free else None
-            if found is not None:
-                return found
-    found = _matched(images, masks, _beginning(images), _beginning(masks), _behead)
-    return dict(masks) if found is None else found
+            if free and all(_cut(key, tail) in short for key in masks):
+                return {short[_cut(key, tail)]: files for key, files in masks.items()}
+    short, word = _shortened(images, _beginning(images), _behead), _beginning(masks)
+    if all(_behead(key, word) in short for key in masks):
+        return {short[_behead(key, word)]: files for key, files in masks.items()}
+    return dict(masks)
 
 
-def _matched(
-    images: Iterable[Key],
-    masks: Mapping[Key, Files],
-    of_image: str,
-    of_mask: str,
-    cut: Callable[[Key, str], Key],
-) -> dict[Key, Files] | None:
-    """Masks by the keys of images that are the same once both are cut; None unless all are."""
-    keys = list(images)
-    short = {cut(key, of_image): key for key in keys}
-    if len(short) < len(keys) or any(not stem.rpartition("/")[2] for _, stem in short):
-        return None
-    if any(cut(key, of_mask) not in short for key in masks):
-        return None
-    return {short[cut(key, of_mask)]: files for key, files in masks.items()}
+def _shortened(keys: Collection[Key], part: str, cut: Callable[[Key, str], Key]) -> dict[Key, Key]:
+    """Keys by what is left of them without a part; empty where two or a name would be lost."""
+    short = {cut(key, part): key for key in keys}
+    lost = len(short) < len(keys) or any(not stem.rpartition("/")[2] for _, stem in short)
+    return {} if lost else short
 
 
 def _endings(keys: Iterable[Key]) -> list[str]:
@@ -126,8 +118,8 @@ def _cut(key: Key, ending: str) -> Key:
 
 def _beginning(keys: Iterable[Key]) -> str:
     """The letters, and what follows them that is no letter or digit, that all names begin with."""
-    first = {_WORD.match(stem.rpartition("/")[2]) for _, stem in keys}
-    words = {found.group() if found else "" for found in first}
+    found = [_WORD.match(stem.rpartition("/")[2]) for _, stem in keys]
+    words = {word.group() if word else "" for word in found}
     return words.pop() if len(words) == 1 else ""
 
 

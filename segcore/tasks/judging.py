@@ -16,8 +16,9 @@ def judging(dataset: Any, kind: Kind) -> tuple[str, list[int]]:
         DataError: neither has any.
     """
     for split in JUDGES:
-        if has_label(dataset, kind, split):
-            return split, labelled(dataset, kind, split)
+        rows = labelled(dataset, kind, split)
+        if rows:
+            return split, rows
     counts = [len(dataset.split(split)) for split in JUDGES]
     raise DataError(
         f"the test split of {dataset.path} has {counts[0]} images, val {counts[1]}, and no label: "

@@ -215,33 +215,33 @@ def test_registered_model_is_a_plain_pyfunc(
     np.testing.assert_array_equal(maps[1], predictor(images[1])[0].mask)
 
 
+def shards_with(splits: dict[str, list[int]], source: Path) -> Path:
+    """Shards of other splits, whose images are training images of `source`."""
+    dataset = open_shards(source)
+    write_shards(
+        Path("other"),
+        dataset.meta,
+        splits=splits,
+        encode=lambda index: dataset.split("train").read(index),
+    )
+    return Path("other")
+
+
 def test_empty_test_split_says_what_to_do(
     project: Params, painted_shards: Path, good_package: Path
 ) -> None:
-    dataset = open_shards(painted_shards)
-    write_shards(
-        Path("empty"),
-        dataset.meta,
-        splits={"train": [0, 1]},
-        encode=lambda index: dataset.split("train").read(index),
-    )
-    with pytest.raises(DataError, match=r"test split of empty has 0 images.*data\.test_fraction"):
-        run(project, Path("empty"), good_package)
+    shards = shards_with({"train": [0, 1]}, painted_shards)
+    with pytest.raises(DataError, match=r"test split of other has 0 images.*data\.test_fraction"):
+        run(project, shards, good_package)
 
 
 @pytest.mark.ray
 def test_validation_judges_where_no_test_image_has_a_label(
     project: Params, painted_shards: Path, good_package: Path
 ) -> None:
-    dataset = open_shards(painted_shards)
-    write_shards(
-        Path("two"),
-        dataset.meta,
-        splits={"train": [0, 1], "val": [2, 3, 4]},
-        encode=lambda index: dataset.split("train").read(index),
-    )
-    outcome = run(project, Path("two"), good_package)
-    assert outcome.candidate.ids == list(open_shards(Path("two")).split("val").ids)
+    shards = shards_with({"train": [0, 1], "val": [2, 3, 4]}, painted_shards)
+    outcome = run(project, shards, good_package)
+    assert outcome.candidate.ids == list(open_shards(shards).split("val").ids)
     assert outcome.summary.startswith("val mIoU")
     text = " ".join(Path("report/index.html").read_text().split())
     assert "3 labelled val images" in text
