@@ -79,6 +79,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--pretrained", action="store_true", help="ImageNet's, as published")
+    parser.add_argument("--at-once", type=int, default=1, help="trainings that share the device")
     parser.add_argument("--timeout", type=float, help="seconds of the wall for a row")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
     parser.add_argument("--one", choices=flat_names(), help="one row, as JSON on the last line")
@@ -88,7 +89,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def setting_of(given: argparse.Namespace) -> Setting:
     names = ("minutes", "cpu_clock", "seed", "max_batch", "device", "precision", "channels_last")
     values = {name: getattr(given, name) for name in names}
-    values |= {"compile": given.compile, "pretrained": given.pretrained}
+    values |= {"compile": given.compile, "pretrained": given.pretrained, "at_once": given.at_once}
     return Setting(shards=given.shards, **values)
 
 

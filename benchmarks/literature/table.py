@@ -88,6 +88,8 @@ def caveats(row: dict[str, Any]) -> str:
     """In what the row is not the published training."""
     recipe = recipe_of(row["system"])
     found = [f"{row['height']} x {row['width']}"]
+    if row["recipe"] != recipe.digest():
+        return f"{found[0]}; by an earlier recipe, {row['recipe']}"
     if recipe.imagenet:
         begun = "from" if row["pretrained"] else "published from"
         found.append(f"{begun} {recipe.imagenet}")

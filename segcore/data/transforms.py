@@ -223,6 +223,7 @@ class Augmentation:
 
     def _cut(self, items: list[Tensor], box: Box, rng: np.random.Generator) -> list[Tensor]:
         """Take a window of the source, turned about its centre; what is outside is filled."""
+        from torchvision.transforms import InterpolationMode  # 0.26 takes no name for it
         from torchvision.transforms.v2 import functional as ops
 
         if self.rotate_deg == 0:
@@ -235,7 +236,9 @@ class Augmentation:
         for item in items:
             fill = self._fill(item)
             item = window(item, wide, fill)
-            item = ops.affine(item, angle, [0, 0], 1.0, [0.0, 0.0], "bilinear", fill=fill)
+            item = ops.affine(
+                item, angle, [0, 0], 1.0, [0.0, 0.0], InterpolationMode.BILINEAR, fill=fill
+            )
             turned.append(ops.crop(item, margin, margin, height, width))
         return turned
 

@@ -226,9 +226,8 @@ def test_accumulated_batches_equal_one_large_batch() -> None:
 
 def test_average_of_weights_is_validated_and_reported() -> None:
     model = toy_net()
-    epoch = list(segcore.fit(toy_task(), model, Tiles(), None, epochs=2, lr=0.1, ema_decay=0.99))[
-        -1
-    ]
+    fitting = {"epochs": 2, "lr": 0.1, "ema_decay": 0.99, "device": "cpu"}
+    *_, epoch = segcore.fit(toy_task(), model, Tiles(), None, **fitting)
     assert not equal(epoch.weights(), model.state_dict())
     assert list(epoch.weights()) == list(model.state_dict())
 
