@@ -114,11 +114,12 @@ def test_a_row_that_failed_has_no_figures() -> None:
     row = {
         "system": "enet", "dataset": "camvid", "error": "out | of memory", "minutes": 6.0,
         "seed": 0, "clock": "cpu", "precision": "fp32", "channels_last": False, "compile": False,
-        "device": "cpu", "height": 120, "width": 160, "pretrained": False,
+        "device": "cpu", "height": 120, "width": 160, "pretrained": False, "recipe": "0",
     }  # fmt: skip
     line = table.render([row]).splitlines()[-1]
     assert "not measured: out / of memory |  |  |  |" in line
     assert "**" not in line
+    assert line.endswith("120 x 160; by an earlier recipe, 0 |")
 
 
 def test_a_sitting_goes_on_where_another_ended(
