@@ -2,14 +2,18 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
+from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.synchronize import Event
+from types import ModuleType
 
 from segcore.errors import DataError
 
@@ -27,11 +31,36 @@ def count_workers(
     return max(1, min(cpus, samples // per_worker))
 
 
-class WorkerPool(ProcessPoolExecutor):
-    """Spawned processes that can be told to stop in the middle of a long task."""
+class _Bare(SpawnProcess):
+    """A process that does not run the caller's script again, as spawned ones do.
 
-    def __init__(self, workers: int) -> None:
-        context = multiprocessing.get_context("spawn")
+    So a script may use many processes without `if __name__ == "__main__"`.
+    """
+
+    def start(self) -> None:
+        """With nothing for the main module, which is how multiprocessing finds the script."""
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            super().start()
+        finally:
+            sys.modules["__main__"] = main
+
+
+class _BareContext(SpawnContext):
+    Process = _Bare
+
+
+class WorkerPool(ProcessPoolExecutor):
+    """Spawned processes that can be told to stop in the middle of a long task.
+
+    Args:
+        workers: how many.
+        script: run the caller's script again in each, which defines what they are to do.
+    """
+
+    def __init__(self, workers: int, *, script: bool = False) -> None:
+        context = SpawnContext() if script else _BareContext()
         self._stop = context.Event()
         super().__init__(
             workers, mp_context=context, initializer=_start_worker, initargs=(self._stop,)
@@ -43,8 +72,13 @@ class WorkerPool(ProcessPoolExecutor):
 
 
 @contextmanager
-def worker_pool(workers: int) -> Iterator[WorkerPool | None]:
+def worker_pool(workers: int, task: object = None) -> Iterator[WorkerPool | None]:
     """Several processes, or None where this one does the work.
+
+    Args:
+        workers: how many.
+        task: what they will be sent, or the like of it: where it is of the caller's script, the
+            processes run that first.
 
     Raises:
         DataError: a worker was killed, by lack of memory say.
@@ -52,12 +86,15 @@ def worker_pool(workers: int) -> Iterator[WorkerPool | None]:
     if workers == 1:
         yield None
         return
-    pool = WorkerPool(workers)
+    script = b"__main__" in pickle.dumps(task)
+    pool = WorkerPool(workers, script=script)
     try:
         yield pool
     except BrokenProcessPool as error:
+        unguarded = ', or put what the script does under `if __name__ == "__main__":`'
         raise DataError(
             "a worker process was killed (out of memory?): run it again with fewer workers"
+            + (unguarded if script else "")
         ) from error
     finally:
         pool.stop()

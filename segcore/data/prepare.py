@@ -156,7 +156,7 @@ def validate(
     info, samples = dataset.info(), list(dataset.samples())
     found: list[Inspection] = []
     inspect = partial(inspect_sample, info=info, size=size)
-    with worker_pool(count_workers(len(samples), workers)) as pool:
+    with worker_pool(count_workers(len(samples), workers), (inspect, samples[:1])) as pool:
         for inspection in _ordered(pool, inspect, samples):
             found.append(inspection)
             progress("validate", len(found), len(samples))
@@ -235,7 +235,8 @@ def write(
 
     copied = image_encoding == "keep" and validation.size is None
     per_worker = COPIED_PER_WORKER if copied else SAMPLES_PER_WORKER
-    with worker_pool(count_workers(len(samples), workers, per_worker=per_worker)) as pool:
+    processes = count_workers(len(samples), workers, per_worker=per_worker)
+    with worker_pool(processes, (encoding, samples[:1])) as pool:
         write_shards(
             Path(path), meta, splits=splits, encode=encoding.row, rows_per_shard=rows_per_shard,
             pool=pool, done=done, indices={CLASS_POINTS: encode_points(shapes)},

@@ -1,19 +1,16 @@
 """Renders the dataset to files: in parallel, every file whole or absent, and resumable."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, fields
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from segcore.data.pool import count_workers, worker_pool
 from segcore.data.sample import SPLITS, Instance
 from segcore.datasets.base import Progress
 from segcore.datasets.streets.compose import compose
@@ -139,22 +136,12 @@ def _render_all(raw: Path, plan: Plan, progress: Progress) -> None:
 
 
 def _run(jobs: list[_Job]) -> Iterator[None]:
-    """Render jobs in worker processes, or here where there are few or no worker can start."""
-    workers = min(os.cpu_count() or 1, len(jobs) // FEW)
-    if workers < 2:
-        yield from map(_render_one, jobs)
-        return
-    done = 0
-    try:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            try:
-                for _ in pool.map(_render_one, jobs, chunksize=4):
-                    done += 1
-                    yield
-            finally:
-                pool.shutdown(cancel_futures=True)
-    except BrokenProcessPool:
-        yield from map(_render_one, jobs[done:])
+    """Render jobs in worker processes, or here where there are few."""
+    with worker_pool(count_workers(len(jobs), None, per_worker=FEW)) as pool:
+        if pool is None:
+            yield from map(_render_one, jobs)
+        else:
+            yield from pool.map(_render_one, jobs, chunksize=4)
 
 
 def _render_one(job: _Job) -> None:
