@@ -49,7 +49,7 @@ ARCHIVE = Archive(
 
 
 class CamVid:
-    """367 training, 101 validation and 233 test images of 360x480 with label maps.
+    """CamVid, semantic: 367 training, 101 validation and 233 test images of 360x480.
 
     Validation is one block of a training sequence, close to train: its scores say little about
     those of the test split.

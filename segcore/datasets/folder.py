@@ -24,7 +24,7 @@ VOC_LISTS = "ImageSets/Segmentation"
 
 
 class Folder:
-    """A user's folder; it is read in place, nothing is copied.
+    """Your own images and masks, where they lie: nothing is copied.
 
     Layouts of `source.path`; what has objects beside class masks gives `instances` too:
         images/, masks/: files of equal stems, or with one suffix on every mask's stem (x_mask.png)

@@ -38,7 +38,7 @@ ARCHIVE = Archive(
 
 
 class IsbiEm:
-    """Membrane (the source's 0) and cell (its 255) of consecutive grey sections."""
+    """ISBI 2012 EM, semantic: membrane (0 in the source) and cell (255) of consecutive sections."""
 
     def __init__(self, source: DataSource) -> None:
         if source.options:

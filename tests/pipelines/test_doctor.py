@@ -13,6 +13,7 @@ from scipy import ndimage
 from typer.testing import CliRunner
 
 import segcore
+from benchmarks.planted_faults import SORTS, find_objects, plant
 from pipelines.aside import share_minutes
 from pipelines.cli import app
 from pipelines.doctor import doctor
@@ -24,7 +25,6 @@ from segcore.data.codec import encode_mask
 from segcore.data.shards import write_shards
 from segcore.errors import OptionError
 from segcore.inference.contradictions import calibrate, judge
-from tests.pipelines.planted_faults import SORTS, find_objects, plant
 from tests.pipelines.small_recipe import RECIPE
 
 REPOSITORY = Path(__file__).parents[2]

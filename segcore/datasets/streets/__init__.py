@@ -16,7 +16,7 @@ __all__ = ["Streets"]
 
 
 class Streets:
-    """Adapter of the procedural dataset: `download` renders it into `source.raw`.
+    """Street scenes rendered here, semantic, instances and panoptic: needs no network.
 
     Options (`source.options`): num_train (320), num_val (48), num_test (96),
     num_unlabelled (0), height (128) and width (192) of the pictures in pixels.
