@@ -42,12 +42,15 @@ def write(file: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def render(rows: list[dict[str, Any]]) -> str:
-    """The table; a row that failed has its reason in place of figures."""
+    """A table a size of pictures; a row that failed has its reason in place of figures."""
     datasets = sorted({row["dataset"] for row in rows})
-    lines = [f"# The literature on {', '.join(datasets)}", "", NOTE]
-    lines += [f"| {' | '.join(HEADS)} |", "|---" * len(HEADS) + "|"]
-    for row in sorted(rows, key=lambda row: (row["system"], row["minutes"], row["seed"])):
-        lines.append(f"| {' | '.join(_cells(row))} |")
+    lines = [f"# The literature on {', '.join(datasets)}", "", NOTE.rstrip()]
+    for height, width in sorted({(row["height"], row["width"]) for row in rows}):
+        lines += ["", f"## {height} x {width}", ""]
+        lines += [f"| {' | '.join(HEADS)} |", "|---" * len(HEADS) + "|"]
+        of_size = [row for row in rows if (row["height"], row["width"]) == (height, width)]
+        for row in sorted(of_size, key=lambda row: (row["system"], row["minutes"], row["seed"])):
+            lines.append(f"| {' | '.join(_cells(row))} |")
     return "\n".join(lines) + "\n"
 
 

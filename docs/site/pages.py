@@ -1,4 +1,4 @@
-"""Pages of the site that follow from the code: architectures, losses, library, decisions."""
+"""Pages of the site that follow from code and results: architectures, losses, library ..."""
 
 import importlib
 import json
@@ -30,6 +30,7 @@ def write_all(root: Path) -> dict[str, str]:
     """Path below docs/ -> Markdown, of every generated page."""
     return {
         "architectures.md": architectures(measured(root)),
+        "literature.md": literature(root / "benchmarks/results"),
         "losses.md": losses(),
         "library.md": library(),
         "decisions.md": decisions(root / "docs/decisions"),
@@ -62,6 +63,11 @@ def measured(root: Path) -> Ours:
                 )
                 found[row["system"]].append((where, text))
     return found
+
+
+def literature(results: Path) -> str:
+    """The tables of `python -m benchmarks.literature`, one a dataset."""
+    return "\n".join(file.read_text() for file in sorted(results.glob("literature-*.md")))
 
 
 def read_json(file: Path) -> Any:
