@@ -12,6 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from pipelines.serving.forms import file_in, is_form
 from pipelines.serving.service import Service, TooLargeError
 from segcore.errors import DataError, SegcoreError, ShapeError, unknown_name
 
@@ -46,9 +47,10 @@ class Limits:
 def create_app(service: Service, limits: Limits) -> FastAPI:
     """The server of a model.
 
-    POST / takes an image file as body. `?format=` says what comes back, else `Accept`: png, what
-    predict writes; json, sizes, classes, shares or objects; view, what the page shows. Errors are
-    {"error": one line}: 413 too large, 415 a form, 422 no image that the model takes, 503 busy.
+    POST / takes an image file as body, or as the file of a form. `?format=` says what comes back,
+    else `Accept`: png, what predict writes; json, sizes, classes, shares or objects; view, what the
+    page shows. Errors are {"error": one line}: 413 too large, 422 no image that the model takes,
+    503 busy.
     """
     app = FastAPI(title="segcore", docs_url=None, redoc_url=None)
     desk = Desk(limits)
@@ -72,7 +74,7 @@ def create_app(service: Service, limits: Limits) -> FastAPI:
         form = _wanted(request)
         async with desk.place():
             data = await desk.read(request)
-            return await _answer(service, form, data)
+            return await _answer(service, form, data, request.headers.get("content-type", ""))
 
     app.add_exception_handler(HTTPException, _refuse)
     app.add_exception_handler(Exception, _fail)
@@ -144,13 +146,8 @@ def _wanted(request: Request) -> str:
     """What is to come back.
 
     Raises:
-        HTTPException: 422 no such format, 415 a form.
+        HTTPException: 422 no such format.
     """
-    sent = request.headers.get("content-type", "").partition(";")[0]
-    if sent.startswith("multipart/"):
-        raise HTTPException(
-            415, f"{sent} is a form: send the file itself, curl --data-binary @photo.jpg"
-        )
     form = request.query_params.get("format")
     if form is None:
         return "json" if "application/json" in request.headers.get("accept", "") else "png"
@@ -159,14 +156,15 @@ def _wanted(request: Request) -> str:
     return form
 
 
-async def _answer(service: Service, form: str, data: bytes) -> Response:
+async def _answer(service: Service, form: str, data: bytes, content_type: str) -> Response:
     run: dict[str, Callable[[bytes], Any]] = {
         "png": service.png,
         "view": service.view,
         "json": lambda body: service.predict(body).facts,
     }
     try:
-        made = await run_in_threadpool(run[form], data)
+        picture = file_in(content_type, data) if is_form(content_type) else data
+        made = await run_in_threadpool(run[form], picture)
     except TooLargeError as error:
         raise HTTPException(413, str(error)) from error
     except (DataError, ShapeError) as error:

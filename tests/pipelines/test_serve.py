@@ -173,10 +173,17 @@ def test_a_body_of_unknown_length_is_cut_off(served: Running) -> None:
         assert reply.status_code == 413
 
 
-def test_forms_and_unknown_routes_and_formats_say_what_to_do(served: Running) -> None:
-    form = requests.post(served.url, files={"file": painted()}, timeout=30)
-    assert form.status_code == 415
-    assert "--data-binary" in form.json()["error"]
+def test_a_form_with_the_picture_is_answered_as_the_picture(served: Running) -> None:
+    form = requests.post(served.url, files={"image": ("a.png", painted())}, timeout=30)
+    assert form.status_code == 200
+    assert form.content == post(served, painted()).content
+    two = {"one": ("a.png", painted()), "two": ("b.png", painted(1))}
+    several = requests.post(served.url, files=two, timeout=30)
+    assert several.status_code == 422
+    assert "the form has 2 files" in several.json()["error"]
+
+
+def test_unknown_routes_and_formats_say_what_to_do(served: Running) -> None:
     wrong = post(served, painted(), format="jsn")
     assert wrong.status_code == 422
     assert "did you mean 'json'" in wrong.json()["error"]
