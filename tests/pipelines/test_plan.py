@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
+from pipelines import plan
 from pipelines.params import Params
 from pipelines.params.planned import apply_plan, load_planned, open_keys
 from pipelines.plan import task_of
@@ -16,6 +19,8 @@ from pipelines.planning.file import write_plan
 from pipelines.planning.rules import RULES
 from pipelines.planning.starts import STARTS
 from pipelines.planning.timing import measure_step
+from pipelines.prepare import prepare
+from pipelines.sources import create_dataset
 from segcore.errors import OptionError
 from segcore.machine import Machine, describe_machine
 from segcore.models import model_card
@@ -281,6 +286,27 @@ def test_later_stages_read_the_plan(project: Params, tmp_path: Path) -> None:
     assert load_planned().train.batch_size == 8
     Path("params.yaml").write_text(yaml.safe_dump(project.override({"train.lr": 0.5}).dump()))
     assert load_planned().train.lr == 0.5
+
+
+def test_a_folder_with_nothing_to_judge_by_is_told_before_training(
+    project: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "train_only"
+    for part in ("train/images", "train/masks"):
+        (folder / part).mkdir(parents=True)
+    for number in range(4):
+        pixels = np.full((32, 48), 60, np.uint8)
+        pixels[8:20, number : 20 + number] = 200
+        Image.fromarray(pixels).save(folder / f"train/images/{number}.png")
+        Image.fromarray((pixels > 100).astype(np.uint8)).save(folder / f"train/masks/{number}.png")
+    values = {"data.name": "folder", "data.path": str(folder), "model.name": "fcn_small"}
+    asked = project.override(values)
+    Path("params.yaml").write_text(yaml.safe_dump(asked.dump()))
+    create_dataset(asked).download()
+    prepare(asked)
+    capsys.readouterr()
+    plan.main()
+    assert "no test and no val images: the stage evaluate will have" in capsys.readouterr().out
 
 
 def test_a_range_around_the_plan() -> None:
