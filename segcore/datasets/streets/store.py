@@ -83,7 +83,7 @@ def fill(raw: Path, plan: Plan, progress: Progress) -> None:
     """Render every sample of the plan that is not there yet, then write `streets.json`.
 
     Raises:
-        DataError: the folder cannot be written.
+        DataError: the folder cannot be written, or a worker process was killed.
     """
     try:
         if _read(raw / PLAN) == plan.text():
