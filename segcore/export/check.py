@@ -10,7 +10,8 @@ from segcore.errors import ExportError
 from segcore.export.facts import said
 from segcore.inference.spec import PackageSpec
 
-SIZES = ((1, 75, 101), (3, 32, 33), (2, 64, 96), (1, 131, 47))  # batch, height, width
+# Batch, height, width; the last is wider than any architecture's window.
+SIZES = ((1, 75, 101), (3, 32, 33), (2, 64, 96), (1, 131, 47), (1, 40, 230))
 LEAST_SHARE = 0.999
 COARSE = 8  # pixels a side of what is smooth in the images
 

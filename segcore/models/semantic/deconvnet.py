@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from segcore.encoders.vgg import LAYOUTS, WIDTHS
 from segcore.models.blocks import check_images, crop_to, pad_to_multiple
 from segcore.models.card import ModelCard
+from segcore.models.upsampling import max_unpool
 
 CARDS = {
     "deconvnet": ModelCard(
@@ -96,7 +97,7 @@ class DeconvNet(nn.Module):
             switches.append(indices)
         x = self.bottleneck(x)
         for stage in self.decoder:
-            x = stage(F.max_unpool2d(x, switches.pop(), [2, 2]))
+            x = stage(max_unpool(x, switches.pop(), (2 * x.shape[2], 2 * x.shape[3])))
         return {"out": crop_to(self.classifier(x), size)}
 
 
