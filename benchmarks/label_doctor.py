@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,10 @@ from numpy.typing import NDArray
 
 import segcore
 from benchmarks.literature.rows import spec_of
-from benchmarks.planted_faults import SORTS, Planted, plant
-from segcore.data.codec import encode_mask
+from benchmarks.planted_faults import SORTS, Planted, plant_into
+from pipelines.evaluation.suspects import Suspect, rank
 from segcore.data.folds import FoldedDataset, fold_rows
 from segcore.data.prepare import prepare
-from segcore.data.shards import write_shards
 from segcore.datasets import DataSource, create_dataset
 from segcore.inference.contradictions import calibrate, judge
 from segcore.tasks import get_kind
@@ -55,15 +53,7 @@ def faulty_shards(folder: Path, seed: int) -> tuple[Any, list[Planted]]:
     source.download()
     shards = folder / "shards"
     prepare(source, shards, workers=1)
-    dataset = segcore.open_shards(shards)
-    split = dataset.split("train")
-    masks = [np.array(split.decode(row)[1]) for row in range(len(split))]
-    things = [index for index, thing in enumerate(dataset.things) if thing]
-    labels, faults = plant(masks, things, each=EACH, seed=seed)
-    rows = [replace(split.read(row), mask=encode_mask(label)) for row, label in enumerate(labels)]
-    others = {name: dataset.split(name) for name in ("val", "test")}
-    splits = {name: [one.read(row) for row in range(len(one))] for name, one in others.items()}
-    write_shards(shards, dataset.meta, splits={"train": rows, **splits}, encode=lambda row: row)
+    faults = plant_into(shards, each=EACH, seed=seed)
     return segcore.open_shards(shards), faults
 
 
@@ -89,25 +79,27 @@ def out_of_fold(dataset: Any, seed: int) -> tuple[Probabilities, Labels]:
 
 
 def by_segcore(shares: Probabilities, labels: Labels) -> Order:
-    """Pictures by their strongest contradicted region, as `segcore doctor` ranks them."""
+    """Pictures with a contradicted region, as `segcore doctor` ranks them."""
     judged = [
         judge(one, label, ignore_index=255) for one, label in zip(shares, labels, strict=True)
     ]
-    strongest = [max((one.score for one in regions), default=0.0) for regions in calibrate(judged)]
-    return np.argsort([-score for score in strongest], kind="stable")
+    found = [
+        Suspect(row, "", 0, regions) for row, regions in enumerate(calibrate(judged)) if regions
+    ]
+    return np.array([suspect.row for suspect in rank(found)])
 
 
 def by_cleanlab(method: str) -> Callable[[Probabilities, Labels], Order]:
     """Pictures by cleanlab's label quality score, the lowest first."""
 
-    def rank(shares: Probabilities, labels: Labels) -> Order:
+    def ranked(shares: Probabilities, labels: Labels) -> Order:
         from cleanlab.segmentation.rank import get_label_quality_scores
 
         options = {"method": method, "n_jobs": 1, "verbose": False}
         images, _ = get_label_quality_scores(labels, shares, **options)
         return np.argsort(images, kind="stable")
 
-    return rank
+    return ranked
 
 
 RANKINGS: dict[str, Callable[[Probabilities, Labels], Order]] = {

@@ -1,11 +1,16 @@
 """Labels with faults whose places are known: what the label doctor has to find."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+import segcore
+from segcore.data.codec import encode_mask
+from segcore.data.shards import write_shards
 
 Mask = NDArray[np.uint8]
 SWAPPED, ERASED, SHIFTED, EXCHANGED = "swapped", "erased", "shifted", "exchanged"
@@ -26,6 +31,23 @@ class Planted:
 
     what: str
     rows: tuple[int, ...]
+
+
+def plant_into(shards: Path, *, each: int, seed: int) -> list[Planted]:
+    """`plant` faults into the training labels of shards; other splits stay."""
+    dataset = segcore.open_shards(shards)
+    splits = {name: dataset.split(name) for name in dataset.splits}
+    rows = {name: [split.read(row) for row in range(len(split))] for name, split in splits.items()}
+    train = splits["train"]
+    masks = [np.array(train.decode(row)[1]) for row in range(len(train))]
+    things = [index for index, thing in enumerate(dataset.things) if thing]
+    labels, faults = plant(masks, things, each=each, seed=seed)
+    rows["train"] = [
+        replace(row, mask=encode_mask(label))
+        for row, label in zip(rows["train"], labels, strict=True)
+    ]
+    write_shards(shards, dataset.meta, splits=rows, encode=lambda row: row)
+    return faults
 
 
 def plant(

@@ -13,7 +13,7 @@ from scipy import ndimage
 from typer.testing import CliRunner
 
 import segcore
-from benchmarks.planted_faults import SORTS, find_objects, plant
+from benchmarks.planted_faults import SORTS, find_objects, plant, plant_into
 from pipelines.aside import share_minutes
 from pipelines.cli import app
 from pipelines.doctor import doctor
@@ -175,15 +175,7 @@ def test_most_faults_planted_in_streets_are_among_the_first_pictures(
     create_dataset(params).download()
     prepare(params)
     shards = Path("data/shards/streets").absolute()
-    dataset = segcore.open_shards(shards)
-    split = dataset.split("train")
-    masks = [np.array(split.decode(row)[1]) for row in range(len(split))]
-    things = [index for index, thing in enumerate(dataset.things) if thing]
-    labels, faults = plant(masks, things, each=10, seed=0)
-    rows = [replace(split.read(row), mask=encode_mask(label)) for row, label in enumerate(labels)]
-    rest = {name: dataset.split(name) for name in ("val", "test")}
-    others = {name: [one.read(row) for row in range(len(one))] for name, one in rest.items()}
-    write_shards(shards, dataset.meta, splits={"train": rows, **others}, encode=lambda row: row)
+    faults = plant_into(shards, each=10, seed=0)
     found, _ = doctor(folds=3, minutes=None, shown=FIRST)
     first = {suspect.row for suspect in found[:FIRST]}
     hits = dict.fromkeys(SORTS, 0)
